@@ -1,0 +1,1 @@
+"""The base every stage stands on: errors, settings, manifests, atomic parts, schemas. Imports nothing heavy when loaded."""
