@@ -130,7 +130,7 @@ def _find_hub(corpus: HubCorpus, revision: str | None) -> list[tuple[str, str, i
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"cannot list {corpus.repository} on the hub: {reason} (needs a connection; local files go in as paths)") from None
     root = f"hf://datasets/{corpus.repository}@{info.sha}"
-    listing = []
+    listing: list[tuple[str, str, int, str | None]] = []
     for item in sorted(info.siblings or [], key=lambda item: item.rfilename):
         if fnmatch(item.rfilename, corpus.pattern):
             digest = item.lfs.sha256 if item.lfs else f"{info.sha}:{item.blob_id}"

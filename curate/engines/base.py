@@ -61,7 +61,7 @@ class GenerateRequest:
 
 @dataclass(frozen=True)
 class Generation:
-    """`text` without the prompt's opening; `truncated` when `max_tokens` ended it; `truncated` texts are never used silently."""
+    """`text` begins with the prompt's opening where the engine continued it; `truncated` says that `max_tokens` ended it."""
 
     key: Hashable
     text: str = ""
@@ -83,7 +83,7 @@ class EngineInfo:
 
 
 class Engine(Protocol):
-    """What every engine offers. Use as a context manager: leaving it frees the model."""
+    """What every engine offers; `curate.engines.settings.make_engine` starts one and frees it."""
 
     info: EngineInfo
 

@@ -156,12 +156,6 @@ class OpenAIEngine:
         self._threads.run(self._client.aclose())
         self._threads.close()
 
-    def __enter__(self) -> "OpenAIEngine":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 def _field(value: Any, *path: str | int) -> Any:
     for key in path:

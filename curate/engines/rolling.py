@@ -25,20 +25,16 @@ class EventLoopThread:
     def stream(self, requests: Iterable[Request], call: Callable[[Request], Awaitable[Result]], window: int) -> Iterator[Result]:
         """Yield results as they finish, with at most `window` requests in flight. The first exception ends the stream.
 
-        The iterable is advanced in the caller's thread, only when there is room: reading, tokenising and retries interleave with
-        the engine's work.
+        The iterable is advanced in the caller's thread, only when there is room: reading and tokenising interleave with the engine's
+        work. An iterator that has nothing now may have more after a result (a retry, the next step of a job), so it is asked again
+        until nothing is in flight.
         """
         finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
         source = iter(requests)
         in_flight: set[Any] = set()
-        exhausted = False
         try:
             while True:
-                while not exhausted and len(in_flight) < window:
-                    request = next(source, None)
-                    if request is None:
-                        exhausted = True
-                        break
+                while len(in_flight) < window and (request := next(source, None)) is not None:
                     future = asyncio.run_coroutine_threadsafe(_awaited(call(request)), self.loop)
                     in_flight.add(future)
                     future.add_done_callback(finished.put)

@@ -1,13 +1,16 @@
 """Settings that every engine-driven command shares, and the one place where an engine is made from them."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from curate.engines.base import Engine
 from curate.engines.models import DEFAULT_MODEL
 from curate.records.errors import UserError
+from curate.records.manifest import json_sha256
 from curate.records.settings import option
 
 ENGINES = ("vllm", "openai")
@@ -61,8 +64,40 @@ class EngineSettings:
         return arguments
 
 
-def make_engine(settings: EngineSettings) -> Engine:
-    """Start the engine that the settings name. Raises EngineError or UserError with what to do."""
+_kept: dict[str, Engine] | None = None
+
+
+@contextmanager
+def keep_engines() -> Iterator[None]:
+    """Inside this block engines stay loaded and are shared by stages with the same settings: a model is loaded once a run."""
+    global _kept
+    _kept = {}
+    try:
+        yield
+    finally:
+        engines, _kept = _kept, None
+        for engine in engines.values():
+            engine.close()
+
+
+@contextmanager
+def make_engine(settings: EngineSettings) -> Iterator[Engine]:
+    """The engine that the settings name, freed at the end of the block (unless `keep_engines` is around it).
+
+    Raises EngineError or UserError with what to do.
+    """
+    key = json_sha256({item.name: str(getattr(settings, item.name)) for item in fields(EngineSettings)})
+    engine = (_kept or {}).get(key) or _start_engine(settings)
+    if _kept is not None:
+        _kept[key] = engine
+    try:
+        yield engine
+    finally:
+        if _kept is None:
+            engine.close()
+
+
+def _start_engine(settings: EngineSettings) -> Engine:
     if settings.engine == "openai":
         from curate.engines.openai import OpenAIEngine
 

@@ -97,7 +97,12 @@ class VllmEngine:
         output = await self._run(prompt_ids, parameters)
         done = output.outputs[0]
         return Generation(
-            request.key, done.text, done.finish_reason == "length", len(prompt_ids), len(done.token_ids), output.num_cached_tokens or 0
+            request.key,
+            request.prompt.opening + done.text,
+            done.finish_reason == "length",
+            len(prompt_ids),
+            len(done.token_ids),
+            output.num_cached_tokens or 0,
         )
 
     async def _run(self, prompt_ids: list[int], parameters: Any) -> Any:
@@ -112,13 +117,8 @@ class VllmEngine:
 
     def close(self) -> None:
         self._llm.shutdown()
+        self._llm = None  # its destructor shuts down once more, which fails noisily at interpreter exit
         self._threads.close()
-
-    def __enter__(self) -> "VllmEngine":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 async def _start(async_llm: Any, arguments: Any) -> Any:

@@ -42,7 +42,8 @@ def add_command(app: typer.Typer, settings_class: type, run: Callable[[Any], Any
 
     hints = typing.get_type_hints(settings_class)
     parameters = [inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
-    for item in dataclasses.fields(settings_class):
+    own = inspect.get_annotations(settings_class)  # what only this stage has comes first in its help
+    for item in sorted(dataclasses.fields(settings_class), key=lambda item: item.name not in own):
         parameters.append(_parameter(item, hints[item.name], positional))
     for key, text in (
         ("config", "Read settings from this TOML file; the command line wins."),

@@ -4,17 +4,21 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 LOG_EVERY_SECONDS = 30.0
 
 
 @contextmanager
-def progress(description: str, total: int | None, unit: str = "rows", done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Yield `advance(count)`. `done` is what an earlier run finished: shown, but left out of the rate."""
-    if sys.stderr.isatty():
+def progress(
+    description: str, total: int | None, unit: str = "rows", done: int = 0, stream: TextIO | None = None
+) -> Iterator[Callable[[int], None]]:
+    """Yield `advance(count)`. `done` is what an earlier run finished: shown, but left out of the rate. `stream` defaults to stderr."""
+    stream = stream or sys.stderr
+    if stream.isatty():
         from tqdm import tqdm
 
-        with tqdm(total=total, initial=done, desc=description, unit=f" {unit}", smoothing=0.1, file=sys.stderr) as bar:
+        with tqdm(total=total, initial=done, desc=description, unit=f" {unit}", smoothing=0.1, file=stream) as bar:
             yield lambda count: bar.update(count) and None
         return
     started = last = time.monotonic()
@@ -31,11 +35,11 @@ def progress(description: str, total: int | None, unit: str = "rows", done: int 
         made += count
         if time.monotonic() - last >= LOG_EVERY_SECONDS:
             last = time.monotonic()
-            print(line(), file=sys.stderr, flush=True)
+            print(line(), file=stream, flush=True)
 
     yield advance
     if made:
-        print(f"{line()}, {format_seconds(time.monotonic() - started)} in all", file=sys.stderr, flush=True)
+        print(f"{line()}, {format_seconds(time.monotonic() - started)} in all", file=stream, flush=True)
 
 
 def format_seconds(seconds: float) -> str:

@@ -1,0 +1,157 @@
+"""`curate match`: two arms with equal tokens that the loss sees and equal numbers of examples."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from curate.records.errors import UserError
+from curate.records.settings import option
+
+if TYPE_CHECKING:
+    import polars as pl
+
+DEFAULT_TOKENIZER = "meta-llama/Llama-3.2-3B"
+BUDGET_TOKENS = 8_300_000
+ARM_NAMES = ("enriched", "control")
+# Which cell each arm is made of, by the arms that were rewritten; `extract` keeps the cells of the selection.
+ARM_CELLS = {"pairs": ("selected", "selected_stripped"), "paper": ("paper_enriched", "paper_control"), "extract": ("selected", "free")}
+PROMPT = """A conversation between User and Assistant. The user asks a question and the assistant solves it: it thinks, then answers.
+User: {question}
+Assistant: Let me solve this step by step.
+<think>"""
+COMPLETION = """
+{thoughts}
+</think>
+<answer>{answer}</answer>"""
+
+
+@dataclass(frozen=True)
+class MatchSettings:
+    """How large the arms are, in whose tokens, and how closely they are matched."""
+
+    qa: Path | None = option(None, "Output folder of `curate rewrite`.", hashed=False)
+    verified: Path | None = option(None, "Output folder of `curate verify`; adds the labels of the rewrites to the sets.", hashed=False)
+    out: Path | None = option(None, "Folder to write to; one folder an arm is made in it.", hashed=False)
+    budget_tokens: int = option(BUDGET_TOKENS, "Tokens of each arm.")
+    count: str = option("completion", "Which tokens are counted: those of the completion, or all.", choices=("completion", "all"))
+    tokenizer: str = option(DEFAULT_TOKENIZER, "Tokenizer of the model that will be trained: hub name, local folder, or smollm2-135m.")
+    tolerance: float = option(0.005, "Largest difference of the arms' tokens, as a share.")
+    length_tolerance: float = option(0.10, "Largest difference in words of the two thoughts of a pair, as a share.")
+    seed: int = option(0, "Seed of the draw.")
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer that the sets are counted with. Raises UserError with the way out when it is gated or unknown."""
+    from transformers import AutoTokenizer
+
+    from curate.engines.models import EMBEDDED, embedded_model
+
+    location = str(embedded_model()) if name == EMBEDDED else name
+    try:
+        return AutoTokenizer.from_pretrained(location)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        gated = "gated: ask for access on its page and log in with `hf auth login`, or " if "llama" in name.lower() else ""
+        raise UserError(
+            f"cannot load the tokenizer {name!r} ({gated}choose another with --tokenizer NAME, FOLDER or {EMBEDDED}): {reason}"
+        ) from None
+
+
+def prompt_and_completion(row: dict[str, Any]) -> tuple[str, str]:
+    """What training reads: the question in the frame of the RL stage's prompt, the thoughts and the answer as its continuation."""
+    return PROMPT.format(question=row["question"]), COMPLETION.format(thoughts=row["thoughts"], answer=row["answer"])
+
+
+def count_tokens(tokenizer: Any, prompts: Sequence[str], completions: Sequence[str], count: str) -> np.ndarray:
+    """Tokens of each example that the loss sees, shape (N,): its completion and the end-of-text token, and the prompt for `all`."""
+
+    def lengths(texts: Sequence[str]) -> np.ndarray:
+        return np.array([len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]], dtype=np.int64)
+
+    tokens = lengths(completions) + 1
+    return tokens + lengths(prompts) if count == "all" else tokens
+
+
+def draw_order(keys: Sequence[str], seed: int) -> list[int]:
+    """A seeded order of `keys` that depends on their content alone, not on the order of files."""
+    return sorted(range(len(keys)), key=lambda index: hashlib.sha256(f"{seed}:{keys[index]}".encode()).digest())
+
+
+def pair_within_strata(enriched: "pl.DataFrame", control: "pl.DataFrame", strata: Sequence[str], seed: int) -> list[tuple[int, int]]:
+    """Pair rows of two arms one to one inside equal values of `strata` (coarsened exact matching), nearest in `num_loss_tokens`.
+
+    Both frames need the strata columns, `pair_id` and `num_loss_tokens`. Returns pairs of row numbers; the rest stays unmatched.
+    """
+    pairs: list[tuple[int, int]] = []
+    others: dict[tuple[Any, ...], list[int]] = {}
+    for index, row in enumerate(control.iter_rows(named=True)):
+        others.setdefault(tuple(row[name] for name in strata), []).append(index)
+    tokens = control["num_loss_tokens"].to_list()
+    rows = enriched.to_dicts()
+    for index in draw_order(enriched["pair_id"].to_list(), seed):
+        free = others.get(tuple(rows[index][name] for name in strata))
+        if free:
+            nearest = min(free, key=lambda other: (abs(tokens[other] - rows[index]["num_loss_tokens"]), other))
+            free.remove(nearest)
+            pairs.append((index, nearest))
+    return pairs
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Chosen pairs (indices), the tokens of each arm, and how many pairs were taken out to even the tokens."""
+
+    chosen: list[int]
+    tokens: tuple[int, int]
+    removed: int
+
+
+def choose_pairs(first: np.ndarray, second: np.ndarray, order: Sequence[int], budget: int, tolerance: float) -> Choice:
+    """Choose pairs in `order` until neither arm has room for another, then even out the arms.
+
+    `first` and `second` are the tokens of each pair's two examples, shape (N,). A pair that would overflow `budget` is passed over
+    for a later one that fits. While the totals differ by more than `tolerance`, the one change (a pair out, or an unused pair in)
+    that brings them closest is made; it ends when no change helps. Equal numbers of examples are kept throughout.
+    """
+    chosen: list[int] = []
+    totals = [0, 0]
+    for index in order:
+        if max(totals[0] + first[index], totals[1] + second[index]) <= budget:
+            chosen.append(index)
+            totals = [totals[0] + int(first[index]), totals[1] + int(second[index])]
+    gaps = (first - second).astype(np.int64)
+    removed = 0
+    while len(chosen) > 1 and abs(totals[0] - totals[1]) > tolerance * max(totals):
+        gap = totals[0] - totals[1]
+        inside = np.array(chosen)
+        after_removal = np.abs(gap - gaps[inside])
+        best = int(after_removal.argmin())
+        unused = np.setdiff1d(np.arange(len(first)), inside)
+        fits = unused[np.maximum(totals[0] + first[unused], totals[1] + second[unused]) <= budget]
+        after_addition = np.abs(gap + gaps[fits])
+        if len(fits) and after_addition.min() <= after_removal[best] and after_addition.min() < abs(gap):
+            index = int(fits[after_addition.argmin()])
+            chosen.append(index)
+            sign = 1
+        elif after_removal[best] < abs(gap):
+            index = chosen.pop(best)
+            removed += 1
+            sign = -1
+        else:
+            break
+        totals = [totals[0] + sign * int(first[index]), totals[1] + sign * int(second[index])]
+    return Choice(chosen, (totals[0], totals[1]), removed)
+
+
+def standardised_difference(first: np.ndarray, second: np.ndarray) -> float | None:
+    """Difference of means over the pooled standard deviation; 0 for equal constants, None where there is nothing to compare."""
+    first, second = first[~np.isnan(first)], second[~np.isnan(second)]
+    if not len(first) or not len(second):
+        return None
+    spread = float(np.sqrt((first.var() + second.var()) / 2))
+    difference = float(first.mean() - second.mean())
+    return difference / spread if spread > 0 else (0.0 if difference == 0 else None)

@@ -1,0 +1,115 @@
+"""`curate select`: which documents enter the arms. Reads the labels alone, lazily."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from curate.records.errors import UserError
+from curate.records.settings import did_you_mean, option
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+@dataclass(frozen=True)
+class SelectSettings:
+    """Which behaviors make a document selected, how sure the labels must be, and what else it needs."""
+
+    labels: Path | None = option(None, "Output folder of `curate classify`.", hashed=False)
+    out: Path | None = option(None, "Folder to write to.", hashed=False)
+    habits: tuple[str, ...] = option(("any",), "Behaviors that make a document selected: any, or names of behaviors.")
+    present: str = option(
+        "0.5", "A behavior counts as shown from this probability; `top:0.2`: in the fifth of the documents that score highest on it."
+    )
+    absent: str = option("0.2", "A document is free when every behavior lies below this; `bottom:0.5`: in the lower half on each of them.")
+    problem: float = option(0.5, "Least probability that the document states a problem.")
+    solution: float = option(0.5, "Least probability that the document contains a solution.")
+    limit: int | None = option(None, "Keep at most N selected and N free documents, drawn at random.")
+    seed: int = option(0, "Seed of that draw.")
+
+
+def thresholds(cut: str, word: str, labels: "pl.DataFrame", behaviors: Sequence[str]) -> dict[str, float]:
+    """The score that `cut` means for each behavior: a probability, or with `word:share` a quantile of the documents' scores.
+
+    `word` is top or bottom. Raises UserError for anything else.
+    """
+    head, colon, number = cut.rpartition(":")
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1.0
+    if (colon and head != word) or not 0 <= value <= 1:
+        raise UserError(f"{cut!r} is neither a probability nor `{word}:` with a share, such as {word}:0.2")
+    if not colon:
+        return dict.fromkeys(behaviors, value)
+    share = 1 - value if word == "top" else value
+    return {name: float(labels[f"{name}_score"].quantile(share, "higher") or 0.0) for name in behaviors}
+
+
+def choose_habits(habits: Sequence[str], behaviors: Sequence[str]) -> list[str]:
+    """The behaviors that `--habits` names. Raises UserError for one that the labels do not have."""
+    if list(habits) == ["any"]:
+        return list(behaviors)
+    unknown = [name for name in habits if name not in behaviors]
+    if unknown:
+        raise UserError(
+            f"the labels have no behavior {unknown[0]!r}{did_you_mean(unknown[0], behaviors)}; they have {', '.join(behaviors)}"
+        )
+    return list(habits)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Label rows with a column `cell` (selected or free), rows left out by reason, and the thresholds that were used."""
+
+    frame: "pl.DataFrame"
+    dropped: dict[str, int]
+    present: dict[str, float]
+    absent: dict[str, float]
+
+
+def assign_cells(labels: "pl.DataFrame", behaviors: Sequence[str], settings: SelectSettings) -> Assignment:
+    """Assign documents to cells.
+
+    A document is `selected` when a chosen behavior reaches its `present` threshold, `free` when every behavior (chosen or not) is
+    below its `absent` threshold; what lies between is left out. Rows with an error, without a problem or without a solution are left
+    out first; quantiles are taken of the rows that remain.
+    """
+    import polars as pl
+
+    chosen = choose_habits(settings.habits, behaviors)
+    dropped: dict[str, int] = {}
+
+    def keep(frame: pl.DataFrame, condition: pl.Expr, reason: str) -> pl.DataFrame:
+        kept = frame.filter(condition)
+        if kept.height < frame.height:
+            dropped[reason] = frame.height - kept.height
+        return kept
+
+    frame = keep(labels, pl.col("error").is_null(), "label error")
+    frame = keep(frame, pl.col("problem_score") >= settings.problem, "no problem")
+    frame = keep(frame, pl.col("solution_score") >= settings.solution, "no solution")
+    frame = frame.sort("file_sha256", "source_row")
+    present = thresholds(settings.present, "top", frame, behaviors)
+    absent = thresholds(settings.absent, "bottom", frame, behaviors)
+    shown = pl.any_horizontal(*[pl.col(f"{name}_score") >= present[name] for name in chosen])
+    free = pl.all_horizontal(*[pl.col(f"{name}_score") < absent[name] for name in behaviors])
+    cell = pl.when(shown).then(pl.lit("selected")).when(free).then(pl.lit("free"))
+    frame = keep(frame.with_columns(cell.alias("cell")), pl.col("cell").is_not_null(), "between the arms")
+    if settings.limit is not None:
+        order = pl.int_range(pl.len()).shuffle(seed=settings.seed).over("cell")
+        frame = keep(frame.with_columns(order.alias("_order")), pl.col("_order") < settings.limit, "over the limit").drop("_order")
+    return Assignment(frame, dropped, present, absent)
+
+
+def score_distribution(labels: "pl.DataFrame", behaviors: Sequence[str]) -> str:
+    """One line with the quantiles of each behavior's score: what a user needs to choose a threshold."""
+    lines = []
+    for name in behaviors:
+        scores = labels[f"{name}_score"].drop_nulls()
+        if scores.len() == 0:
+            return "no document has scores"
+        quantiles = " ".join(f"{scores.quantile(q):.2f}" for q in (0.5, 0.9, 0.99, 1.0))
+        lines.append(f"{name} {quantiles}")
+    return "scores at the 50th, 90th, 99th percentile and the highest: " + ", ".join(lines)

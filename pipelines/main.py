@@ -1,0 +1,53 @@
+"""The `curate` command: a command is a pipeline. Heavy imports wait until a command runs."""
+
+import importlib
+import importlib.metadata
+from typing import Annotated
+
+import typer
+
+from curate.classify import ClassifySettings
+from curate.frequencies import FrequenciesSettings
+from curate.match import MatchSettings
+from curate.records.command import add_command, new_app
+from curate.report import ReportSettings
+from curate.rewrite import RewriteSettings
+from curate.select import SelectSettings
+from curate.verify import VerifySettings
+from pipelines.run import RunSettings
+from pipelines.status import DatasetsSettings, DoctorSettings, StatusSettings
+
+# Settings and the module of the command, whose function has the command's name.
+COMMANDS: dict[str, tuple[type, str]] = {
+    "datasets": (DatasetsSettings, "pipelines.status"),
+    "classify": (ClassifySettings, "pipelines.classify"),
+    "frequencies": (FrequenciesSettings, "pipelines.frequencies"),
+    "select": (SelectSettings, "pipelines.select"),
+    "rewrite": (RewriteSettings, "pipelines.rewrite"),
+    "verify": (VerifySettings, "pipelines.verify"),
+    "match": (MatchSettings, "pipelines.match"),
+    "report": (ReportSettings, "pipelines.report"),
+    "status": (StatusSettings, "pipelines.status"),
+    "run": (RunSettings, "pipelines.run"),
+    "doctor": (DoctorSettings, "pipelines.status"),
+}
+POSITIONAL = {"status": "out", "report": "run"}
+app = new_app("curate", "From a mathematics corpus to two matched sets of text: one shows the four habits, the other does not.")
+for _name, (_settings, _module) in COMMANDS.items():
+    add_command(app, _settings, getattr(importlib.import_module(_module), _name), name=_name, positional=POSITIONAL.get(_name))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"fourhabits {importlib.metadata.version('fourhabits')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    """From a mathematics corpus to two matched sets of text: one shows the four habits, the other does not."""
+
+
+def main() -> None:
+    """Console entry point."""
+    app()

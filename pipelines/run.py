@@ -1,0 +1,129 @@
+"""`curate run`: every stage in order, each with its own folder, each also a command of its own."""
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from curate.classify import DEFAULT_DATASET, ClassifySettings
+from curate.engines.models import DEFAULT_MODEL
+from curate.engines.settings import ENGINES, keep_engines
+from curate.frequencies import FrequenciesSettings
+from curate.match import BUDGET_TOKENS, DEFAULT_TOKENIZER, MatchSettings
+from curate.records.command import require
+from curate.records.errors import PartialFailure, UserError
+from curate.records.settings import build, did_you_mean, option
+from curate.report import ReportSettings
+from curate.rewrite import ARMS, RewriteSettings
+from curate.select import SelectSettings
+from curate.verify import VerifySettings
+
+STAGES = ("classify", "frequencies", "select", "rewrite", "verify", "match", "report")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The settings that matter in most runs; any other one of any stage goes into the `--stages` file."""
+
+    dataset: tuple[str, ...] = option(
+        DEFAULT_DATASET, "openwebmath, finemath-3plus, finemath-4plus, sample, or paths of files, folders, globs."
+    )
+    out: Path | None = option(None, "Folder of the whole run; each stage gets its own in it.")
+    limit: int | None = option(None, "Read only the first N documents.")
+    sample: int | None = option(None, "Read N documents drawn at random (seeded) from all.")
+    seed: int = option(0, "Seed of everything random.")
+    model: str = option(DEFAULT_MODEL, "Model that labels and rewrites; smollm2-135m is the embedded stand-in for machines without a GPU.")
+    judge_model: str | None = option(None, "Model that labels the rewrites (default: --model, with a warning).")
+    label_engine: str = option("vllm", "Engine of classify and verify.", choices=ENGINES)
+    rewrite_engine: str = option(
+        "vllm", "Engine of rewrite; extract takes human questions and answers as they are.", choices=(*ENGINES, "extract")
+    )
+    base_url: str | None = option(None, "Address of the endpoint (openai).")
+    arms: str = option("pairs", "pairs: each selected document twice; paper: the published pair.", choices=ARMS)
+    habits: tuple[str, ...] = option(("any",), "Behaviors that make a document selected: any, or names.")
+    present: str = option("0.5", "Probability from which a behavior counts as shown, or top:SHARE.")
+    absent: str = option("0.2", "Probability below which it counts as absent, or bottom:SHARE.")
+    budget_tokens: int = option(BUDGET_TOKENS, "Tokens of each arm.")
+    tokenizer: str = option(DEFAULT_TOKENIZER, "Tokenizer that the tokens are counted with.")
+    executor: str = option("local", "Where tasks run.", choices=("local", "slurm"))
+    tasks: int = option(1, "Tasks that share the work; each drives one engine.")
+    slurm: tuple[str, ...] = option((), "Slurm settings as name=value.")
+    stages: Path | None = option(None, "TOML file with tables [classify], [select], [rewrite], … for any other setting of a stage.")
+
+
+def run(settings: RunSettings) -> None:
+    """From a corpus to two matched sets: classify, frequencies, select, rewrite, verify, match, report.
+
+    Each stage reads the folder of the one before and writes its own below --out; repeat the command after an interruption and it
+    goes on. A file that fails is named at the end, and the rest is done.
+    """
+    import pipelines.classify
+    import pipelines.frequencies
+    import pipelines.match
+    import pipelines.report
+    import pipelines.rewrite
+    import pipelines.select
+    import pipelines.verify
+
+    out = require(settings.out, "out", "the folder of the run")
+    commands: dict[str, tuple[type, Callable[[Any], Any]]] = {
+        "classify": (ClassifySettings, pipelines.classify.classify),
+        "frequencies": (FrequenciesSettings, pipelines.frequencies.frequencies),
+        "select": (SelectSettings, pipelines.select.select),
+        "rewrite": (RewriteSettings, pipelines.rewrite.rewrite),
+        "verify": (VerifySettings, pipelines.verify.verify),
+        "match": (MatchSettings, pipelines.match.match),
+        "report": (ReportSettings, pipelines.report.report),
+    }
+    overrides = stage_overrides(settings.stages)
+    failures = []
+    with keep_engines():
+        for number, name in enumerate(STAGES, start=1):
+            settings_class, command = commands[name]
+            print(f"[{number}/{len(STAGES)}] {name}", flush=True)
+            try:
+                command(build(settings_class, stage_settings(settings, name, settings_class, out), overrides.get(name, {})))
+            except PartialFailure as error:
+                failures.append(str(error))
+    if failures:
+        raise PartialFailure("; ".join(failures))
+
+
+def stage_settings(settings: RunSettings, name: str, settings_class: type, out: Path) -> dict[str, Any]:
+    """What the run's settings mean for one stage: those of the same name, its engine, and the folders that it reads and writes."""
+    known = {item.name for item in fields(settings_class)}
+    shared = {
+        item.name: getattr(settings, item.name) for item in fields(settings) if item.name in known - {"out", "limit", "sample", "model"}
+    }
+    folders = {"labels": out / "labels", "candidates": out / "candidates", "qa": out / "qa", "verified": out / "verified", "run": out}
+    targets = {
+        "classify": "labels",
+        "frequencies": "frequencies",
+        "select": "candidates",
+        "rewrite": "qa",
+        "verify": "verified",
+        "match": "sets",
+    }
+    values = shared | {key: folder for key, folder in folders.items() if key in known}
+    values["out"] = out / targets[name] if name in targets else out / "report.html"
+    if name == "classify":
+        values |= {"limit": settings.limit, "sample": settings.sample}
+    if "engine" in known:
+        values["engine"] = settings.rewrite_engine if name == "rewrite" else settings.label_engine
+        values["model"] = (settings.judge_model or settings.model) if name == "verify" else settings.model
+    return values
+
+
+def stage_overrides(path: Path | None) -> dict[str, dict[str, Any]]:
+    """Tables of the `--stages` file by stage. Raises UserError for an unknown table."""
+    if path is None:
+        return {}
+    try:
+        raw = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"cannot read the stages file {path}: {error}") from None
+    for key, value in raw.items():
+        if key not in STAGES or not isinstance(value, dict):
+            raise UserError(f"{path}: {key!r} is not a table of a stage{did_you_mean(key, STAGES)}; stages are {', '.join(STAGES)}")
+    return raw

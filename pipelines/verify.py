@@ -1,0 +1,74 @@
+"""`curate verify` as a pipeline: read the rewrites, label them again, write, compare with their sources."""
+
+import time
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+
+from curate.behaviors import behaviors_hash, load_behaviors
+from curate.classify import Classify
+from curate.prompts import ScoringPrompts
+from curate.records import schemas
+from curate.records.command import require
+from curate.records.manifest import Manifest, read_manifest
+from curate.records.parts import write_json
+from curate.records.settings import to_dict
+from curate.verify import AsPassage, VerifySettings, family, fidelity
+from pipelines.executors import RunOptions, execute
+from pipelines.ledger import Ledger, make_chunks
+from pipelines.stage import begin, engine_identity, finish, part_files, read_table
+from pipelines.steps import ReadTable, WriteChunks
+
+FIDELITY_FILE = "fidelity.json"
+
+
+def verify(settings: VerifySettings) -> Manifest:
+    """Label every rewrite again and report, for each cell and behavior, what was kept, lost and gained, before anything is dropped.
+
+    The judge (`--model`) should not be the rewriter; one of the same family draws a warning that also stands in the manifest.
+    """
+    started = time.monotonic()
+    out = require(settings.out, "out", "the folder to write to")
+    folder = require(settings.qa, "qa", "the output of `curate rewrite`")
+    behaviors = load_behaviors(settings.behaviors)
+    names = [behavior.name for behavior in behaviors]
+    prompts = ScoringPrompts(behaviors)
+    engine_identity(settings)
+    chunks = make_chunks(part_files(folder, "rewrite"), settings.chunk_rows, settings.limit)
+    hashed = {**to_dict(settings, hashed_only=True), "prompt_hash": prompts.hash(), "behaviors_hash": behaviors_hash(behaviors)}
+    ledger = Ledger(out, "verify", hashed, chunks)
+    begin(ledger)
+    schema = pa.schema([*schemas.labels(names), pa.field("pair_id", pa.string()), pa.field("cell", pa.string())])
+    pipeline = [
+        ReadTable(ledger),
+        AsPassage(),
+        Classify(settings, settings.window_chars, behaviors_file=settings.behaviors),
+        WriteChunks(ledger, schema),
+    ]
+    execute(pipeline, ledger, RunOptions(settings.executor, settings.tasks, settings.slurm))
+    warnings = judge_warnings(settings.model, read_manifest(folder).model)
+    manifest = finish(ledger, settings, started, prompt_hash=prompts.hash(), notes={"warnings": warnings, "behaviors": names})
+    write_json(out / FIDELITY_FILE, compare(out, folder, names))
+    return manifest
+
+
+def judge_warnings(judge: str, rewriter: str | None) -> list[str]:
+    """What a reader must know about who judged whom."""
+    if rewriter in (None, "none") or family(judge) != family(rewriter):
+        return []
+    warning = f"the judge {judge} is of the same family as the rewriter {rewriter}: it may share its blind spots; set --model to another"
+    print(f"warning: {warning}")
+    return [warning]
+
+
+def compare(verified: Path, qa: Path, behaviors: list[str]) -> dict[str, object]:
+    """Fidelity of the rewrites to the target of their cells, with the thresholds that the selection used."""
+    candidates = Path(read_manifest(qa).inputs[0].root).parent
+    selection = read_manifest(candidates)
+    sources, _ = read_table(candidates, "select")
+    paths = sorted((verified / "parts").glob("*.parquet"))
+    labels = pl.concat([pl.read_parquet(path) for path in paths])
+    present = {name: selection.notes["present"][name] for name in behaviors}
+    rows = fidelity(labels, sources, behaviors, present)
+    return {"thresholds": present, "judged": labels.height, "errors": int(labels["error"].is_not_null().sum()), "rows": rows}
