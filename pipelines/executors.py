@@ -77,6 +77,8 @@ def _run_local(pipeline: list[Any], ledger: Ledger, options: RunOptions) -> None
     with _output_to(log) as terminal, _watching(ledger, terminal):
         try:
             executor.run()
+        except EngineError as error:
+            raise EngineError(f"{error} (log: {log})") from error
         except FourHabitsError:
             raise
         except OSError as error:

@@ -85,6 +85,8 @@ class OpenAIEngine:
 
     async def _generate_one(self, request: GenerateRequest) -> Generation:
         options: dict[str, Any] = {"temperature": request.temperature}
+        if request.frequency_penalty:
+            options["frequency_penalty"] = request.frequency_penalty
         if request.stop:
             options["stop"] = list(request.stop)
         if request.temperature > 0:

@@ -92,6 +92,7 @@ class VllmEngine:
             temperature=request.temperature,
             seed=request.seed if request.temperature > 0 else None,
             stop=list(request.stop) or None,
+            frequency_penalty=request.frequency_penalty,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         output = await self._run(prompt_ids, parameters)
@@ -149,6 +150,8 @@ def _engine_arguments(location: str, settings: EngineSettings) -> dict[str, Any]
     if settings.quantization:
         arguments["quantization"] = settings.quantization
     if not has_gpu():
-        # Small blocks waste less of a shared prefix; compiling costs more than it returns on short CPU runs.
+        # Small blocks waste less of a shared prefix; compiling costs more than it returns on short CPU runs. A prompt prefilled in
+        # pieces together with a seed of its own kills vLLM's CPU worker ("CPU Generator does not use offset").
         arguments |= {"block_size": 32, "enforce_eager": True, "kv_cache_memory_bytes": 1 << 30, "max_num_seqs": 32}
+        arguments |= {"enable_chunked_prefill": False, "max_num_batched_tokens": settings.max_model_tokens}
     return arguments | settings.extra_arguments()
