@@ -107,9 +107,9 @@ def summary(stages: Sequence[Stage], title: str) -> str:
         if rewrites.engine == "extract":
             sentences.append(f"Their own questions and answers were taken as they are: {counted(rewrites.rows_out, 'row')}{unusable}.")
         else:
-            sentences.append(f"From these {rewrites.model} wrote {counted(rewrites.rows_out, 'rewrite')}{unusable}.")
+            sentences.append(f"From these the model {rewrites.model} wrote {counted(rewrites.rows_out, 'rewrite')}{unusable}.")
     if judged := done.get("verify"):
-        sentences.append(f"Each was read again by {judged.model}, to see whether it shows what it should.")
+        sentences.append(f"Each was read again by the model {judged.model}, to see whether it shows what it should.")
     if sets := done.get("match"):
         tokens = " and ".join(f"{count:,} tokens ({arm})" for arm, count in sets.tokens.items())
         examples = sets.notes.get("examples_per_arm", sets.rows_out // 2)
