@@ -67,6 +67,8 @@ def engine_identity(settings: Any) -> tuple[str | None, str | None, str | None]:
     """(model, revision, engine) for a manifest; checks early that the model exists and can run here."""
     if not isinstance(settings, EngineSettings):
         return None, None, None
+    if settings.engine == "extract":  # no model takes part, whatever --model says
+        return None, None, settings.engine
     if settings.engine != "vllm":
         return settings.model, settings.revision, settings.engine
     from curate.engines.models import resolve_model
