@@ -57,7 +57,7 @@ def finish(
         notes={**(notes or {}), "requests": total["usage"].get("requests", 0)},
     )
     manifest.write(ledger.folder)
-    for leftover in (ledger.folder / "parts").glob("*.tmp"):
+    for leftover in [*ledger.folder.glob("*.tmp"), *(ledger.folder / "parts").glob("*.tmp")]:
         leftover.unlink(missing_ok=True)  # of writers that were killed; every chunk that can be done is done
     if failures:
         listed = "; ".join(f"{path}: {reason}" for path, reason in failures.items())
