@@ -40,7 +40,7 @@ def rewrite(settings: RewriteSettings) -> Manifest:
     ledger = Ledger(out, "rewrite", hashed, chunks)
     begin(ledger)
     pipeline = [ReadTable(ledger), AttachText(files, text_key), Rewrite(settings), WriteChunks(ledger, schemas.QA)]
-    execute(pipeline, ledger, RunOptions(settings.executor, settings.tasks, settings.slurm))
+    execute(pipeline, ledger, RunOptions.of(settings))
     notes = {"arms": settings.arms, "outcomes": outcomes(ledger)}
     return finish(ledger, settings, started, prompt_hash=None if settings.engine == "extract" else prompt_hash, notes=notes)
 

@@ -21,6 +21,7 @@ from curate.records.parts import write_part
 from pipelines.ledger import Chunk, Ledger
 
 HEARTBEAT_SECONDS = 1.0
+HEARTBEAT = "heartbeat-"  # a file each, no folder: jobs_status takes every folder of logs/ for a job
 
 
 class ReadChunks(PipelineStep):
@@ -154,7 +155,7 @@ class Heartbeat:
     """How many rows of unfinished chunks a task has done: one small file a task, for the progress bar alone."""
 
     def __init__(self, folder: Path, rank: int) -> None:
-        self._path = folder / "logs" / "heartbeat" / f"{rank:05d}"
+        self._path = folder / "logs" / f"{HEARTBEAT}{rank:05d}"
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._rows = 0
         self._written = 0.0
@@ -198,7 +199,7 @@ def _text_or_none(value: Any) -> str | None:
 def heartbeat_rows(folder: Path) -> int:
     """Rows done in chunks that are still open, over all tasks."""
     total = 0
-    for path in (folder / "logs" / "heartbeat").glob("*"):
+    for path in (folder / "logs").glob(f"{HEARTBEAT}*"):
         try:
             total += int(path.read_text() or 0)
         except (OSError, ValueError):
@@ -208,5 +209,5 @@ def heartbeat_rows(folder: Path) -> int:
 
 def clear_heartbeats(folder: Path) -> None:
     """Forget what tasks of an earlier run were doing."""
-    for path in (folder / "logs" / "heartbeat").glob("*"):
+    for path in (folder / "logs").glob(f"{HEARTBEAT}*"):
         os.unlink(path)

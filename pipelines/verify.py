@@ -46,7 +46,7 @@ def verify(settings: VerifySettings) -> Manifest:
         Classify(settings, settings.window_chars, behaviors_file=settings.behaviors),
         WriteChunks(ledger, schema),
     ]
-    execute(pipeline, ledger, RunOptions(settings.executor, settings.tasks, settings.slurm))
+    execute(pipeline, ledger, RunOptions.of(settings))
     warnings = judge_warnings(settings.model, read_manifest(folder).model)
     manifest = finish(ledger, settings, started, prompt_hash=prompts.hash(), notes={"warnings": warnings, "behaviors": names})
     write_json(out / FIDELITY_FILE, compare(out, folder, names))

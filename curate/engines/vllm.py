@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from curate.engines.base import EngineInfo, GenerateRequest, Generation, Prompt, Score, ScoreRequest, label_score
+from curate.engines.lifeline import children_end_with_us
 from curate.engines.models import has_gpu, resolve_model
 from curate.engines.rendering import PromptRenderer
 from curate.engines.rolling import EventLoopThread
@@ -41,7 +42,8 @@ class VllmEngine:
         self._threads = EventLoopThread()
         arguments = AsyncEngineArgs(**_engine_arguments(source.location, settings))
         try:
-            self._llm: Any = self._threads.run(_start(AsyncLLM, arguments))
+            with children_end_with_us():
+                self._llm: Any = self._threads.run(_start(AsyncLLM, arguments))
         except Exception as error:
             self._threads.close()
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -6,6 +6,7 @@ no database, nothing to lock, safe on network disks. Leftovers of a killed write
 
 import json
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +23,8 @@ FOOTER_KEY = b"fourhabits"
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file that appears under `path` only when the block ends well. Raises OutputError when the disk refuses."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # Two nodes of a cluster may write the same part under the same process id: after a requeue, or in two jobs at once.
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
