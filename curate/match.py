@@ -36,12 +36,12 @@ class MatchSettings:
     qa: Path | None = option(None, "Output folder of `curate rewrite`.", hashed=False)
     verified: Path | None = option(None, "Output folder of `curate verify`; adds the labels of the rewrites to the sets.", hashed=False)
     out: Path | None = option(None, "Folder to write to; one folder an arm is made in it.", hashed=False)
-    budget_tokens: int = option(BUDGET_TOKENS, "Tokens of each arm.")
+    budget_tokens: int = option(BUDGET_TOKENS, "Tokens of each arm.", at_least=1)
     count: str = option("completion", "Which tokens are counted: those of the completion, or all.", choices=("completion", "all"))
     tokenizer: str = option(DEFAULT_TOKENIZER, "Tokenizer of the model that will be trained: hub name, local folder, or smollm2-135m.")
-    tolerance: float = option(0.005, "Largest difference of the arms' tokens, as a share.")
-    length_tolerance: float = option(0.10, "Largest difference in words of the two thoughts of a pair, as a share.")
-    seed: int = option(0, "Seed of the draw.")
+    tolerance: float = option(0.005, "Largest difference of the arms' tokens, as a share.", at_least=0)
+    length_tolerance: float = option(0.10, "Largest difference in words of the two thoughts of a pair, as a share.", at_least=0)
+    seed: int = option(0, "Seed of the draw.", at_least=0)
 
 
 def load_tokenizer(name: str) -> Any:

@@ -42,11 +42,11 @@ class RewriteSettings(EngineSettings):
     out: Path | None = option(None, "Folder to write to.", hashed=False)
     arms: str = option("pairs", "pairs: each selected document twice, preserve and strip; paper: the published pair.", choices=ARMS)
     behaviors: Path | None = option(None, "TOML file that adds or replaces behaviors.")
-    limit: int | None = option(None, "Rewrite only the first N candidates.")
+    limit: int | None = option(None, "Rewrite only the first N candidates.", at_least=1)
     max_passage_chars: int = option(12_000, "Longer documents become rows with an error: a rewrite must not rest on a part of its source.")
-    chunk_rows: int = option(64, "Candidates per chunk: the unit that is done or not done.")
+    chunk_rows: int = option(64, "Candidates per chunk: the unit that is done or not done.", at_least=1)
     executor: str = option("local", "Where tasks run.", choices=("local", "slurm"), hashed=False)
-    tasks: int = option(1, "Tasks that share the work; each drives one engine.", hashed=False)
+    tasks: int = option(1, "Tasks that share the work; each drives one engine.", hashed=False, at_least=1)
     slurm: tuple[str, ...] = option((), "Slurm settings as name=value.", hashed=False)
 
 

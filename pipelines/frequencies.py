@@ -23,9 +23,8 @@ def frequencies(settings: FrequenciesSettings) -> Manifest:
     behaviors = schemas.behaviors_in(labels.to_arrow().schema)
     rows = estimate(labels, behaviors, settings.threshold)
     for row in rows:
-        print(
-            f"{row['behavior']:20} {row['estimate']:6} {row['value'] or 0:.4f}  [{row['low']:.4f}, {row['high']:.4f}]  of {row['documents']}"
-        )
+        interval = f"[{row['low']:.4f}, {row['high']:.4f}]"
+        print(f"{row['behavior']:20} {row['estimate']:6} {row['value'] or 0:.4f}  {interval}  of {row['documents']}")
     print("not corrected for the judge's errors: no gold labels were given")
     dropped = {"summarised": labels.height}
     return write_table(
