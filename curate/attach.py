@@ -8,7 +8,7 @@ from typing import Any
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from curate.corpus import BadFile, read_rows
+from curate.reading import BadFile, read_rows
 from curate.records.errors import UserError
 from curate.records.manifest import InputFile
 
@@ -31,7 +31,7 @@ class AttachText(PipelineStep):
         for _, group in groupby(data, key=lambda document: document.metadata["chunk"]):
             documents = list(group)
             wanted = [(document.metadata["row"]["file_sha256"], document.metadata["row"]["source_row"]) for document in documents]
-            rows = fetch_rows(self.files, wanted)
+            rows = fetch_rows(self.files, wanted, (self.text_key, "question", "answer"))
             for document, identity in zip(documents, wanted, strict=True):
                 values = rows[identity]
                 text = values.get(self.text_key)
@@ -44,8 +44,10 @@ class AttachText(PipelineStep):
                 yield document
 
 
-def fetch_rows(files: dict[str, InputFile], wanted: Sequence[tuple[str, int]]) -> dict[tuple[str, int], dict[str, Any]]:
-    """The stored values of rows named by (hash of file, row number).
+def fetch_rows(
+    files: dict[str, InputFile], wanted: Sequence[tuple[str, int]], columns: Sequence[str] | None = None
+) -> dict[tuple[str, int], dict[str, Any]]:
+    """The stored values of rows named by (hash of file, row number); of Parquet files only `columns`, where they are given.
 
     Raises UserError when a row's file is not among `files`, is gone, or has changed in length.
     """
@@ -60,7 +62,7 @@ def fetch_rows(files: dict[str, InputFile], wanted: Sequence[tuple[str, int]]) -
                 f"the labels name a file with hash {digest[:16]}… that the corpus does not have: labels and corpus do not belong together"
             )
         try:
-            for row in read_rows(file.root, file.path, [(number, number + 1) for number in sorted(numbers)]):
+            for row in read_rows(file.root, file.path, [(number, number + 1) for number in sorted(numbers)], columns):
                 found[digest, row.number] = row.values
         except (BadFile, OSError) as error:
             raise UserError(f"cannot read {file.root}/{file.path} again: {error}") from None

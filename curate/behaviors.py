@@ -11,6 +11,7 @@ from curate.records.manifest import json_sha256
 from curate.records.settings import did_you_mean
 
 REQUIRED = ("name", "short", "definition", "question")
+RESERVED = ("problem", "solution")  # asked of every document; their scores have columns of their own
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,9 @@ def _parse(text: str, where: str) -> list[Behavior]:
     known = [item.name for item in fields(Behavior)]
     behaviors: dict[str, Behavior] = {}
     for number, block in enumerate(blocks, start=1):
+        if not isinstance(block, dict):
+            mistakes.append(f"behavior {number} is not a [[behavior]] block")
+            continue
         label = f"behavior {block.get('name', number)!r}"
         mistakes += [f"{label}: unknown key {key!r}{did_you_mean(key, known)}" for key in block if key not in known]
         mistakes += [f"{label}: {key!r} is missing or empty" for key in REQUIRED if not _is_text(block.get(key))]
@@ -67,7 +71,9 @@ def _parse(text: str, where: str) -> list[Behavior]:
         name = block.get("name")
         if isinstance(name, str) and not name.isidentifier():
             mistakes.append(f"{label}: a name is made of letters, digits and _ (it becomes a column)")
-        if name in behaviors:
+        if name in RESERVED:
+            mistakes.append(f"{label}: this name is taken, every document is asked for it anyway")
+        if isinstance(name, str) and name in behaviors:
             mistakes.append(f"{label} stands twice")
         if not mistakes:
             values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in block.items()}

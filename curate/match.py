@@ -36,12 +36,12 @@ class MatchSettings:
     qa: Path | None = option(None, "Output folder of `curate rewrite`.", hashed=False)
     verified: Path | None = option(None, "Output folder of `curate verify`; adds the labels of the rewrites to the sets.", hashed=False)
     out: Path | None = option(None, "Folder to write to; one folder an arm is made in it.", hashed=False)
-    budget_tokens: int = option(BUDGET_TOKENS, "Tokens of each arm.")
+    budget_tokens: int = option(BUDGET_TOKENS, "Tokens of each arm.", at_least=1)
     count: str = option("completion", "Which tokens are counted: those of the completion, or all.", choices=("completion", "all"))
     tokenizer: str = option(DEFAULT_TOKENIZER, "Tokenizer of the model that will be trained: hub name, local folder, or smollm2-135m.")
-    tolerance: float = option(0.005, "Largest difference of the arms' tokens, as a share.")
-    length_tolerance: float = option(0.10, "Largest difference in words of the two thoughts of a pair, as a share.")
-    seed: int = option(0, "Seed of the draw.")
+    tolerance: float = option(0.005, "Largest difference of the arms' tokens, as a share.", at_least=0)
+    length_tolerance: float = option(0.10, "Largest difference in words of the two thoughts of a pair, as a share.", at_least=0)
+    seed: int = option(0, "Seed of the draw.", at_least=0)
 
 
 def load_tokenizer(name: str) -> Any:
@@ -104,7 +104,7 @@ def pair_within_strata(enriched: "pl.DataFrame", control: "pl.DataFrame", strata
 
 @dataclass(frozen=True)
 class Choice:
-    """Chosen pairs (indices), the tokens of each arm, and how many pairs were taken out to even the tokens."""
+    """Chosen pairs (indices), the tokens of each arm, and how many pairs were taken out or exchanged to even the tokens."""
 
     chosen: list[int]
     tokens: tuple[int, int]
@@ -115,37 +115,86 @@ def choose_pairs(first: np.ndarray, second: np.ndarray, order: Sequence[int], bu
     """Choose pairs in `order` until neither arm has room for another, then even out the arms.
 
     `first` and `second` are the tokens of each pair's two examples, shape (N,). A pair that would overflow `budget` is passed over
-    for a later one that fits. While the totals differ by more than `tolerance`, the one change (a pair out, or an unused pair in)
-    that brings them closest is made; it ends when no change helps. Equal numbers of examples are kept throughout.
+    for a later one that fits. While the totals differ by more than `tolerance`, one change at a time brings them closer: an unused
+    pair comes in, else one is exchanged for an unused one, else one goes out; it ends when no change helps. What fits into the room
+    that is left then, without making the arms uneven again, comes in at last. Equal numbers of examples are kept throughout.
     """
-    chosen: list[int] = []
-    totals = [0, 0]
+    tokens = np.stack([first, second]).astype(np.int64)  # (2, N)
+    gaps = tokens[0] - tokens[1]
+    inside = np.zeros(tokens.shape[1], dtype=bool)
+    totals = np.zeros(2, dtype=np.int64)
     for index in order:
-        if max(totals[0] + first[index], totals[1] + second[index]) <= budget:
-            chosen.append(index)
-            totals = [totals[0] + int(first[index]), totals[1] + int(second[index])]
-    gaps = (first - second).astype(np.int64)
-    removed = 0
-    while len(chosen) > 1 and abs(totals[0] - totals[1]) > tolerance * max(totals):
-        gap = totals[0] - totals[1]
-        inside = np.array(chosen)
-        after_removal = np.abs(gap - gaps[inside])
-        best = int(after_removal.argmin())
-        unused = np.setdiff1d(np.arange(len(first)), inside)
-        fits = unused[np.maximum(totals[0] + first[unused], totals[1] + second[unused]) <= budget]
-        after_addition = np.abs(gap + gaps[fits])
-        if len(fits) and after_addition.min() <= after_removal[best] and after_addition.min() < abs(gap):
-            index = int(fits[after_addition.argmin()])
-            chosen.append(index)
-            sign = 1
-        elif after_removal[best] < abs(gap):
-            index = chosen.pop(best)
-            removed += 1
-            sign = -1
-        else:
+        if (totals + tokens[:, index]).max() <= budget:
+            inside[index] = True
+            totals += tokens[:, index]
+    removed = _exchange(tokens, gaps, inside, totals, budget, tolerance)
+    while inside.sum() > 1 and abs(totals[0] - totals[1]) > tolerance * totals.max():
+        change = _evening(tokens, gaps, inside, totals, budget)
+        if change is None:
             break
-        totals = [totals[0] + sign * int(first[index]), totals[1] + sign * int(second[index])]
-    return Choice(chosen, (totals[0], totals[1]), removed)
+        for index in change:
+            removed += bool(inside[index])
+            totals += -tokens[:, index] if inside[index] else tokens[:, index]
+            inside[index] = not inside[index]
+    for index in order:
+        after = totals + tokens[:, index]
+        if not inside[index] and after.max() <= budget and abs(after[0] - after[1]) <= tolerance * after.max():
+            inside[index] = True
+            totals = after
+    return Choice([index for index in order if inside[index]], (int(totals[0]), int(totals[1])), removed)
+
+
+def _exchange(tokens: np.ndarray, gaps: np.ndarray, inside: np.ndarray, totals: np.ndarray, budget: int, tolerance: float) -> int:
+    """Exchange the pairs with the largest gap for unused ones with the most opposite, or take them out where none are left, as long as
+    that does not overshoot: in one pass over sorted pairs, because `_evening` searches them all for each change. Changes `inside` and
+    `totals`, returns the number of pairs that left."""
+    sign = int(np.sign(totals[0] - totals[1]))
+    pull = (sign * gaps).tolist()
+    first, second = tokens.tolist()
+    waiting = sorted(np.flatnonzero(~inside).tolist(), key=pull.__getitem__)
+    left, kept = 0, int(inside.sum())
+    for worst in sorted(np.flatnonzero(inside).tolist(), key=pull.__getitem__, reverse=True):
+        gap = sign * int(totals[0] - totals[1])
+        if gap <= tolerance * int(totals.max()) or pull[worst] <= 0:
+            break
+        room = budget - int(totals[0]) + first[worst], budget - int(totals[1]) + second[worst]
+        chosen = None
+        for place, other in enumerate(waiting):
+            if pull[other] >= pull[worst]:
+                break
+            if pull[worst] - pull[other] <= gap and first[other] <= room[0] and second[other] <= room[1]:
+                chosen = waiting.pop(place)
+                break
+        if chosen is None:
+            if pull[worst] > gap or kept == 1 or (waiting and pull[waiting[0]] < 0):
+                continue
+            kept -= 1
+        for index in (worst, chosen) if chosen is not None else (worst,):
+            totals += -tokens[:, index] if inside[index] else tokens[:, index]
+            inside[index] = not inside[index]
+        left += 1
+    return left
+
+
+def _evening(tokens: np.ndarray, gaps: np.ndarray, inside: np.ndarray, totals: np.ndarray, budget: int) -> tuple[int, ...] | None:
+    """The pairs whose change of side (in or out) brings the totals closer, at the least cost in examples; None when nothing helps."""
+    gap = int(totals[0] - totals[1])
+
+    def nearest(candidates: np.ndarray, after: np.ndarray) -> int | None:
+        best = int(after.argmin()) if len(after) else 0
+        return int(candidates[best]) if len(after) and after[best] < abs(gap) else None
+
+    unused, used = np.flatnonzero(~inside), np.flatnonzero(inside)
+    fits = unused[(totals[:, None] + tokens[:, unused]).max(axis=0) <= budget]
+    if (added := nearest(fits, np.abs(gap + gaps[fits]))) is not None:
+        return (added,)
+    worst = int(used[(np.sign(gap) * gaps[used]).argmax()])
+    room = totals - tokens[:, worst]
+    fits = unused[(room[:, None] + tokens[:, unused]).max(axis=0) <= budget]
+    if (exchanged := nearest(fits, np.abs(gap - gaps[worst] + gaps[fits]))) is not None:
+        return worst, exchanged
+    out = nearest(used, np.abs(gap - gaps[used]))
+    return None if out is None else (out,)
 
 
 def standardised_difference(first: np.ndarray, second: np.ndarray) -> float | None:

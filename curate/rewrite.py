@@ -43,13 +43,13 @@ class RewriteSettings(EngineSettings):
     behaviors: Path | None = option(None, "TOML file that adds or replaces behaviors.")
     temperature: float = option(0.0, "Sampling temperature of first attempts; repairs use at least 0.7.")
     frequency_penalty: float = option(0.0, "Above 0 keeps small models from going round in circles.")
-    max_words: int = option(700, "Longest thoughts that are asked for; a shorter passage asks for its own length.")
+    max_words: int = option(700, "Longest thoughts that are asked for; a shorter passage asks for its own length.", at_least=40)
     length_tolerance: float = option(0.10, "How far `strip` may be from its sibling's length, as a share; beyond it one retry.")
-    limit: int | None = option(None, "Rewrite only the first N candidates.")
+    limit: int | None = option(None, "Rewrite only the first N candidates.", at_least=1)
     max_passage_chars: int = option(12_000, "Longer documents become rows with an error: a rewrite must not rest on a part of its source.")
-    chunk_rows: int = option(64, "Candidates per chunk: the unit that is done or not done.")
+    chunk_rows: int = option(64, "Candidates per chunk: the unit that is done or not done.", at_least=1)
     executor: str = option("local", "Where tasks run.", choices=("local", "slurm"), hashed=False)
-    tasks: int = option(1, "Tasks that share the work; each drives one engine.", hashed=False)
+    tasks: int = option(1, "Tasks that share the work; each drives one engine.", hashed=False, at_least=1)
     slurm: tuple[str, ...] = option((), "Slurm settings as name=value.", hashed=False)
 
 

@@ -25,8 +25,8 @@ class SelectSettings:
     absent: str = option("0.2", "A document is free when every behavior lies below this; `bottom:0.5`: in the lower half on each of them.")
     problem: str = option("0.5", "Least probability that the document states a problem, or top:SHARE.")
     solution: str = option("0.5", "Least probability that the document contains a solution, or top:SHARE.")
-    limit: int | None = option(None, "Keep at most N selected and N free documents, drawn at random.")
-    seed: int = option(0, "Seed of that draw.")
+    limit: int | None = option(None, "Keep at most N selected and N free documents, drawn at random.", at_least=1)
+    seed: int = option(0, "Seed of that draw.", at_least=0)
 
 
 def thresholds(cut: str, word: str, labels: "pl.DataFrame", behaviors: Sequence[str]) -> dict[str, float]:

@@ -126,8 +126,11 @@ class Ledger:
             if old["settings_hash"] != self.settings_hash:
                 changed = difference(old["settings"], self.settings)
                 raise UserError(f"{self.folder} was begun with other settings ({changed}); use them, or another --out")
-            if old["chunks"] != json.loads(json.dumps(plan["chunks"])):
+            before, now = ({json.dumps(chunk, sort_keys=True) for chunk in chunks} for chunks in (old["chunks"], plan["chunks"]))
+            if not before <= now:
                 raise UserError(f"{self.folder} was begun on other input files; put them back, or use another --out")
+            if before < now:  # a file that could not be read was mended, or one was added: what is done stays valid
+                write_json(path, plan)
         elif any((self.folder / "parts").glob("*.parquet")):
             raise UserError(f"{self.folder} holds parts but no {PLAN_FILE}: it is not the beginning of this stage; use another --out")
         else:

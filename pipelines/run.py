@@ -30,26 +30,28 @@ class RunSettings:
         DEFAULT_DATASET, "openwebmath, finemath-3plus, finemath-4plus, sample, or paths of files, folders, globs."
     )
     out: Path | None = option(None, "Folder of the whole run; each stage gets its own in it.")
-    limit: int | None = option(None, "Read only the first N documents.")
-    sample: int | None = option(None, "Read N documents drawn at random (seeded) from all.")
-    seed: int = option(0, "Seed of everything random.")
+    limit: int | None = option(None, "Read only the first N documents.", at_least=1)
+    sample: int | None = option(None, "Read N documents drawn at random (seeded) from all.", at_least=1)
+    seed: int = option(0, "Seed of everything random.", at_least=0)
     model: str = option(DEFAULT_MODEL, "Model that labels and rewrites; smollm2-135m is the embedded stand-in for machines without a GPU.")
     judge_model: str | None = option(None, "Model that labels the rewrites (default: --model, with a warning).")
+    revision: str | None = option(None, "Commit or tag of --model on the hub.")
     label_engine: str = option("vllm", "Engine of classify and verify.", choices=ENGINES)
     rewrite_engine: str = option(
         "vllm", "Engine of rewrite; extract takes human questions and answers as they are.", choices=(*ENGINES, "extract")
     )
     base_url: str | None = option(None, "Address of the endpoint (openai).")
+    behaviors: Path | None = option(None, "TOML file that adds or replaces behaviors.")
     arms: str = option("pairs", "pairs: each selected document twice; paper: the published pair.", choices=ARMS)
     habits: tuple[str, ...] = option(("any",), "Behaviors that make a document selected: any, or names.")
     present: str = option("0.5", "Probability from which a behavior counts as shown, or top:SHARE.")
     absent: str = option("0.2", "Probability below which it counts as absent, or bottom:SHARE.")
     problem: str = option("0.5", "Least probability that the document states a problem, or top:SHARE.")
     solution: str = option("0.5", "Least probability that the document contains a solution, or top:SHARE.")
-    budget_tokens: int = option(BUDGET_TOKENS, "Tokens of each arm.")
+    budget_tokens: int = option(BUDGET_TOKENS, "Tokens of each arm.", at_least=1)
     tokenizer: str = option(DEFAULT_TOKENIZER, "Tokenizer that the tokens are counted with.")
     executor: str = option("local", "Where tasks run.", choices=("local", "slurm"))
-    tasks: int = option(1, "Tasks that share the work; each drives one engine.")
+    tasks: int = option(1, "Tasks that share the work; each drives one engine.", at_least=1)
     slurm: tuple[str, ...] = option((), "Slurm settings as name=value.")
     stages: Path | None = option(
         None, "TOML file with tables [classify], [rewrite], … for any other setting of a stage; may be the --config file itself."
@@ -115,7 +117,9 @@ def stage_settings(settings: RunSettings, name: str, settings_class: type, out: 
         values |= {"limit": settings.limit, "sample": settings.sample}
     if "engine" in known:
         values["engine"] = settings.rewrite_engine if name == "rewrite" else settings.label_engine
-        values["model"] = (settings.judge_model or settings.model) if name == "verify" else settings.model
+        judged = name == "verify" and settings.judge_model is not None
+        values["model"] = settings.judge_model if judged else settings.model
+        values["revision"] = None if judged else settings.revision
     return values
 
 

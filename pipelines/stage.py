@@ -7,7 +7,7 @@ from typing import Any
 from curate.engines.settings import EngineSettings
 from curate.records.errors import PartialFailure, UserError, output_error
 from curate.records.manifest import InputFile, Manifest, json_sha256, read_manifest
-from curate.records.parts import write_part
+from curate.records.parts import read_footer, write_part
 from curate.records.settings import difference, to_dict
 from pipelines.ledger import Ledger, sum_footers
 
@@ -90,6 +90,8 @@ def part_files(folder: Path, stage: str | None = None) -> list[InputFile]:
     if stage is not None and manifest.stage != stage:
         raise UserError(f"{folder} was written by `{manifest.stage}`; the output of `{stage}` is needed here")
     parts = sorted((folder / "parts").glob("*.parquet"))
+    for part in parts:
+        read_footer(part)  # a damaged part is named
     rows = [pq.read_metadata(part).num_rows for part in parts]
     if sum(rows) != manifest.rows_out:
         raise UserError(f"{folder} holds {sum(rows)} rows but its manifest says {manifest.rows_out}; run `curate {manifest.stage}` again")

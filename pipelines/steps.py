@@ -16,7 +16,7 @@ import pyarrow as pa
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from curate.corpus import BadFile, Row, document_error, read_rows
+from curate.reading import BadFile, Row, document_error, read_rows
 from curate.records.parts import write_part
 from pipelines.ledger import Chunk, Ledger
 
@@ -37,6 +37,7 @@ class ReadChunks(PipelineStep):
     def __init__(self, ledger: Ledger) -> None:
         super().__init__()
         self.ledger = ledger
+        self.columns: tuple[str, ...] | None = None  # of Parquet files, those that are read; None: all
         # What is missing is read once, where the pipeline is made: every task then divides the same list.
         self.todo = ledger.missing()
 
@@ -44,7 +45,7 @@ class ReadChunks(PipelineStep):
         mine = [chunk for chunk in self.todo[rank::world_size] if not self.ledger.is_done(chunk)]
         for file, chunks in groupby(mine, key=lambda chunk: chunk.file):
             try:
-                for chunk, rows in _rows_by_chunk(list(chunks)):
+                for chunk, rows in _rows_by_chunk(list(chunks), self.columns):
                     for row in rows:
                         document = self.document(chunk, row)
                         self.update_doc_stats(document)
@@ -66,6 +67,7 @@ class ReadCorpus(ReadChunks):
     def __init__(self, ledger: Ledger, text_key: str, id_key: str, max_chars: int) -> None:
         super().__init__(ledger)
         self.text_key, self.id_key, self.max_chars = text_key, id_key, max_chars
+        self.columns = (text_key, id_key, "source", "url", "license")
 
     def document(self, chunk: Chunk, row: Row) -> Document:
         values = row.values
@@ -178,10 +180,10 @@ def error_kind(error: str) -> str:
     return " ".join(words)[:80]
 
 
-def _rows_by_chunk(chunks: list[Chunk]) -> Iterator[tuple[Chunk, list[Row]]]:
+def _rows_by_chunk(chunks: list[Chunk], columns: tuple[str, ...] | None) -> Iterator[tuple[Chunk, list[Row]]]:
     """Rows of several chunks of one file in one pass, each chunk complete."""
     file = chunks[0].file
-    rows = read_rows(file.root, file.path, [span for chunk in chunks for span in chunk.ranges()])
+    rows = read_rows(file.root, file.path, [span for chunk in chunks for span in chunk.ranges()], columns)
     for chunk in chunks:
         gathered: list[Row] = []
         while len(gathered) < chunk.num_rows:
@@ -193,7 +195,10 @@ def _rows_by_chunk(chunks: list[Chunk]) -> Iterator[tuple[Chunk, list[Row]]]:
 
 
 def _text_or_none(value: Any) -> str | None:
-    return value if isinstance(value, str) else None if value is None else str(value)
+    if value is None:
+        return None
+    # A lone surrogate, which JSON can hold, fits into no table.
+    return str(value).encode("utf-8", "backslashreplace").decode()
 
 
 def heartbeat_rows(folder: Path) -> int:

@@ -11,6 +11,7 @@ from curate.classify import Classify
 from curate.prompts import ScoringPrompts
 from curate.records import schemas
 from curate.records.command import require
+from curate.records.errors import UserError
 from curate.records.manifest import Manifest, read_manifest
 from curate.records.parts import write_json
 from curate.records.settings import to_dict
@@ -34,6 +35,7 @@ def verify(settings: VerifySettings) -> Manifest:
     behaviors = load_behaviors(settings.behaviors)
     names = [behavior.name for behavior in behaviors]
     prompts = ScoringPrompts(behaviors)
+    check_behaviors(folder, names)
     engine_identity(settings)
     chunks = make_chunks(part_files(folder, "rewrite"), settings.chunk_rows, settings.limit)
     hashed = {**to_dict(settings, hashed_only=True), "prompt_hash": prompts.hash(), "behaviors_hash": behaviors_hash(behaviors)}
@@ -53,6 +55,21 @@ def verify(settings: VerifySettings) -> Manifest:
     return manifest
 
 
+def check_behaviors(qa: Path, names: list[str]) -> None:
+    """Raise UserError when the rewrites are to be judged for other behaviors than their sources were: nothing could be compared."""
+    found = list(read_manifest(candidates_of(qa)).notes["present"])
+    if sorted(found) != sorted(names):
+        raise UserError(f"the sources were labelled for {', '.join(found)}, not for {', '.join(names)}: use the same --behaviors")
+
+
+def candidates_of(qa: Path) -> Path:
+    """The folder of `curate select` that the rewrites in `qa` were made of."""
+    inputs = read_manifest(qa).inputs
+    if not inputs:
+        raise UserError(f"{qa} was made of no candidates: nothing to go on with")
+    return Path(inputs[0].root).parent
+
+
 def judge_warnings(judge: str, rewriter: str | None) -> list[str]:
     """What a reader must know about who judged whom."""
     if rewriter in (None, "none") or family(judge) != family(rewriter):
@@ -64,7 +81,7 @@ def judge_warnings(judge: str, rewriter: str | None) -> list[str]:
 
 def compare(verified: Path, qa: Path, behaviors: list[str]) -> dict[str, object]:
     """Fidelity of the rewrites to the target of their cells, with the thresholds that the selection used."""
-    candidates = Path(read_manifest(qa).inputs[0].root).parent
+    candidates = candidates_of(qa)
     selection = read_manifest(candidates)
     sources, _ = read_table(candidates, "select")
     paths = sorted((verified / "parts").glob("*.parquet"))

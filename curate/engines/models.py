@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from curate.records.errors import EngineError, UserError
+from curate.records.settings import did_you_mean
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-32B-Instruct"
 EMBEDDED = "smollm2-135m"
@@ -52,13 +53,16 @@ def resolve_model(name: str, revision: str | None = None, trust_remote_code: boo
         if not (Path(name) / "config.json").is_file():
             raise UserError(f"the model folder {name} has no config.json")
         return ModelSource(name, name, revision)
+    near = did_you_mean(name, (EMBEDDED, DEFAULT_MODEL))
+    if near and "/" not in name:  # asking the hub for it would take half a minute of retries without a connection
+        raise UserError(f"unknown model {name!r}{near}: neither a local folder, nor a hub name, nor {EMBEDDED}")
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"cannot load the model {name!r}: {reason} (a local folder, a hub name, or {EMBEDDED})") from None
+        raise UserError(f"cannot load the model {name!r}{near}: {reason} (a local folder, a hub name, or {EMBEDDED})") from None
     return ModelSource(name, name, getattr(config, "_commit_hash", None) or revision)
 
 

@@ -11,7 +11,9 @@ import math
 import os
 import random
 import re
+import time
 from collections.abc import Iterable, Iterator
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -23,8 +25,14 @@ from curate.records.errors import EngineError, UserError
 
 TOP_LOGPROBS = 20
 LONGEST_WAIT_SECONDS = 60.0
+CERTAIN = 1e-3  # log-probabilities are at most 0, give or take rounding
 # Servers parse control tokens inside a message; a zero-width space keeps those of a document from being taken for ours.
-CONTROL_TOKEN = re.compile(r"<(?=\|[^|<>\n]{1,40}\|>)|<(?=/?s>|/?think>|(?:start|end)_of_turn>)")
+CONTROL_TOKEN = re.compile(
+    r"<(?=\|[^|<>\n]{1,40}\|>|｜[^｜<>\n]{1,40}｜>)"  # <|im_end|>, and with the wide bars of DeepSeek
+    r"|<(?=/?s>|/?think>|/?tool_call>|[be]os>|pad>|unk>|(?:start|end)_of_turn>)"
+    r"|<(?=repo_?name>|file_sep>|filename>|gh_stars>|issue_(?:start|comment|closed)>|jupyter_\w{1,10}>|empty_output>)"
+    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])"
+)
 
 
 class Refused(Exception):
@@ -48,9 +56,11 @@ class OpenAIEngine:
         self._dollars = 0.0
         self._jitter = random.Random(settings.seed)
         self._threads = EventLoopThread()
-        key = os.environ.get(settings.api_key_env, "")
+        key = os.environ.get(settings.api_key_env, "").strip()
+        if not key.isascii() or not key.isprintable():  # the HTTP library would show it in its error
+            raise UserError(f"the key in ${settings.api_key_env} has characters that no key has (a line break, an accent); set it again")
         self._client = httpx.AsyncClient(
-            base_url=settings.base_url.rstrip("/") + "/",
+            base_url=_checked_url(settings.base_url),
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(settings.timeout_seconds, connect=min(10.0, settings.timeout_seconds)),
             limits=httpx.Limits(max_connections=settings.max_in_flight, max_keepalive_connections=settings.max_in_flight),
@@ -73,15 +83,18 @@ class OpenAIEngine:
             mass = {"yes": 0.0, "no": 0.0}
             for item in first:
                 word = str(item["token"]).strip(" \n*_.\"'").lower()
+                logprob = float(item["logprob"])
+                if not logprob <= CERTAIN:
+                    raise ValueError(f"{logprob} is no log-probability")
                 if word in mass:
-                    mass[word] += math.exp(float(item["logprob"]))
+                    mass[word] += math.exp(logprob)
         except Refused as error:
             return Score(request.key, error=str(error))
         except (TypeError, KeyError, ValueError) as error:
             return Score(request.key, error=f"the endpoint's log-probabilities are malformed: {error!r}")
-        used = answer.get("usage") or {}
-        cached = (used.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-        return label_score(request.key, mass["yes"], mass["no"], self._settings.min_label_mass, used.get("prompt_tokens", 0), cached)
+        return label_score(
+            request.key, mass["yes"], mass["no"], self._settings.min_label_mass, _tokens(answer, "prompt_tokens"), _cached_tokens(answer)
+        )
 
     async def _generate_one(self, request: GenerateRequest) -> Generation:
         options: dict[str, Any] = {"temperature": request.temperature}
@@ -97,8 +110,16 @@ class OpenAIEngine:
             reason = _field(answer, "choices", 0, "finish_reason")
         except Refused as error:
             return Generation(request.key, error=str(error))
-        used = answer.get("usage") or {}
-        return Generation(request.key, text or "", reason == "length", used.get("prompt_tokens", 0), used.get("completion_tokens", 0))
+        if text is not None and not isinstance(text, str):
+            return Generation(request.key, error="the endpoint's answer has no text in choices.0.message.content")
+        return Generation(
+            request.key,
+            (text or "").encode("utf-8", "replace").decode(),  # an answer cut off inside an emoji ends in half of it
+            reason == "length",
+            _tokens(answer, "prompt_tokens"),
+            _tokens(answer, "completion_tokens"),
+            _cached_tokens(answer),
+        )
 
     async def _ask(self, prompt: Prompt, **options: Any) -> dict[str, Any]:
         content = CONTROL_TOKEN.sub("<\u200b", prompt.head + prompt.body + prompt.tail)
@@ -122,7 +143,7 @@ class OpenAIEngine:
                         problem = f"the answer is not the JSON of a completion: {response.text[:80]!r}"
                         if attempt == self._settings.max_retries:
                             raise Refused(problem) from None
-                elif response.status_code in (401, 403, 404):
+                elif response.status_code in (401, 402, 403, 404, 405) or 300 <= response.status_code < 400:
                     raise EngineError(
                         f"{self._settings.base_url} answered {response.status_code} ({_reason(response)}); "
                         f"check --base-url, --model and ${self._settings.api_key_env}"
@@ -140,9 +161,8 @@ class OpenAIEngine:
     def _book(self, answer: Any) -> dict[str, Any]:
         if not isinstance(answer, dict) or not isinstance(answer.get("choices"), list):
             raise ValueError("no choices")
-        used = answer.get("usage") or {}
-        spent = used.get("prompt_tokens", 0) * self._settings.price_in + used.get("completion_tokens", 0) * self._settings.price_out
-        self._dollars += spent / 1e6
+        prompt, completion = _tokens(answer, "prompt_tokens"), _tokens(answer, "completion_tokens")
+        self._dollars += (prompt * self._settings.price_in + completion * self._settings.price_out) / 1e6
         return answer
 
     def _check_budget(self) -> None:
@@ -168,16 +188,46 @@ def _field(value: Any, *path: str | int) -> Any:
     return value
 
 
+def _checked_url(url: str) -> httpx.URL:
+    try:
+        parsed = httpx.URL(url.rstrip("/") + "/")
+    except httpx.InvalidURL as error:
+        raise UserError(f"--base-url {url!r} is not an address: {error}") from None
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise UserError(f"--base-url {url!r} is not an address such as http://localhost:8000/v1")
+    return parsed
+
+
+def _tokens(answer: dict[str, Any], name: str) -> int:
+    """A count from the answer's `usage`; 0 where the server does not say."""
+    usage = answer.get("usage")
+    count = usage.get(name) if isinstance(usage, dict) else None
+    return count if isinstance(count, int) and count > 0 else 0
+
+
+def _cached_tokens(answer: dict[str, Any]) -> int:
+    usage = answer.get("usage")
+    details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
+    return _tokens({"usage": details}, "cached_tokens")
+
+
 def _reason(response: httpx.Response) -> str:
     try:
         error = json.loads(response.content)["error"]
-        return str(error["message"] if isinstance(error, dict) else error)[:200]
+        message = str(error["message"] if isinstance(error, dict) else error)
     except (ValueError, KeyError, TypeError):
-        return response.reason_phrase or response.text[:80]
+        message = response.reason_phrase or response.text
+    return " ".join(message.split())[:200]
 
 
 def _retry_after(response: httpx.Response) -> float:
+    """Seconds that the server asks to wait, given as a number or as a date; 0 where it does not say."""
+    value = response.headers.get("retry-after", "0")
     try:
-        return min(max(float(response.headers.get("retry-after", 0)), 0.0), LONGEST_WAIT_SECONDS)
+        seconds = float(value)
     except ValueError:
-        return 0.0
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, TypeError):
+            return 0.0
+    return min(max(0.0, seconds), LONGEST_WAIT_SECONDS)

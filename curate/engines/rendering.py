@@ -3,6 +3,8 @@
 from functools import lru_cache
 from typing import Any
 
+from jinja2 import TemplateError
+
 from curate.engines.base import LABELS, Prompt
 from curate.records.errors import UserError
 
@@ -21,7 +23,11 @@ class PromptRenderer:
                 "choose an instruction-tuned model or give one with --chat-template FILE"
             )
         message = [{"role": "user", "content": SENTINEL}]
-        rendered = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, chat_template=chat_template)
+        try:
+            rendered = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, chat_template=chat_template)
+        except (TemplateError, TypeError, ValueError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"the chat template of {tokenizer.name_or_path} cannot be rendered: {reason}; mend --chat-template") from None
         if rendered.count(SENTINEL) != 1:
             raise UserError(f"the chat template of {tokenizer.name_or_path} does not show the user's message exactly once")
         before, after = rendered.split(SENTINEL)

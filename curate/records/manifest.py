@@ -76,11 +76,15 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / FILE_NAME
     try:
         raw = json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} does not exist: is {folder} the finished output of a stage? (`curate status {folder}` tells)") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); run the stage again") from None
-    if raw.get("format_version", 0) > FORMAT_VERSION:
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path} is not a manifest of ours")
+    if isinstance(raw.get("format_version"), int) and raw["format_version"] > FORMAT_VERSION:
         raise UserError(f"{path} has format_version {raw['format_version']}, this version reads up to {FORMAT_VERSION}; upgrade fourhabits")
     try:
         return Manifest(**{**raw, "inputs": [InputFile(**item) for item in raw.get("inputs", [])]})

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.records.errors import output_error
+from curate.records.errors import UserError, output_error
 
 FOOTER_KEY = b"fourhabits"
 
@@ -72,6 +72,10 @@ def write_part(path: Path, table: pa.Table, footer: Mapping[str, Any] | None = N
 
 
 def read_footer(path: Path) -> dict[str, Any]:
-    """The footer that `write_part` stored; empty for a Parquet file that somebody else made."""
-    metadata = pq.read_schema(path).metadata or {}
-    return json.loads(metadata.get(FOOTER_KEY, b"{}"))
+    """The footer that `write_part` stored; empty for a Parquet file that somebody else made. Raises UserError when it is damaged."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        return json.loads(metadata.get(FOOTER_KEY, b"{}"))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"the part {path} is damaged ({reason}): remove it and run the same command again") from None

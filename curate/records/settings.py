@@ -19,13 +19,21 @@ from curate.records.manifest import json_sha256
 S = TypeVar("S")
 
 
-def option(default: Any, help: str, *, hashed: bool = True, secret: bool = False, choices: tuple[str, ...] | None = None) -> Any:
+def option(
+    default: Any,
+    help: str,
+    *,
+    hashed: bool = True,
+    secret: bool = False,
+    choices: tuple[str, ...] | None = None,
+    at_least: float | None = None,
+) -> Any:
     """A dataclass field with its help text.
 
     `hashed=False`: the setting cannot change the result (number of tasks, where logs go), so a resumed run may change it.
-    `secret=True`: never shown, hashed or written to a manifest.
+    `secret=True`: never shown, hashed or written to a manifest. `at_least`: the smallest number that makes sense.
     """
-    metadata = {"help": help, "hashed": hashed and not secret, "secret": secret, "choices": choices}
+    metadata = {"help": help, "hashed": hashed and not secret, "secret": secret, "choices": choices, "at_least": at_least}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -54,7 +62,7 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 def build(settings_class: type[S], *layers: Mapping[str, Any]) -> S:
     """Make settings from layers of values, later layers first in line. All mistakes are reported at once.
 
-    Raises UserError for an unknown key (with the nearest known one), a value of the wrong type, or a value outside its choices.
+    Raises UserError for an unknown key (with the nearest known one), a value of the wrong type, outside its choices, or too small.
     """
     fields = {item.name: item for item in dataclasses.fields(settings_class)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(settings_class)
@@ -68,12 +76,15 @@ def build(settings_class: type[S], *layers: Mapping[str, Any]) -> S:
                 continue
             try:
                 values[key] = _coerce(value, hints[key])
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 mistakes.append(f"{raw_key} = {value!r} is not {_type_name(hints[key])}")
                 continue
             choices = fields[key].metadata.get("choices")
             if choices and values[key] not in choices:
                 mistakes.append(f"{raw_key} = {value!r} is not one of {', '.join(choices)}{did_you_mean(str(value), choices)}")
+            least = fields[key].metadata.get("at_least")
+            if least is not None and values[key] is not None and not values[key] >= least:
+                mistakes.append(f"{raw_key} = {value!r} is less than {least:g}")
     if mistakes:
         raise UserError("; ".join(dict.fromkeys(mistakes)))
     return settings_class(**values)
@@ -94,7 +105,7 @@ def read_config(path: Path, stage: str) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
     common = {key: value for key, value in raw.items() if not isinstance(value, dict)}
-    return {**common, **raw.get(stage, {})}
+    return common | (raw[stage] if isinstance(raw.get(stage), dict) else {})
 
 
 def settings_from_manifest(path: Path, stage: str) -> dict[str, Any]:
