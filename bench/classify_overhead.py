@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from curate.behaviors import load_behaviors
-from curate.classify import ClassifySettings
+from curate.classification import ClassifySettings
 from curate.corpus import find_files, read_rows
 from curate.engines.models import embedded_model
 from curate.engines.settings import EngineSettings, keep_engines, make_engine

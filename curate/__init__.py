@@ -8,13 +8,13 @@ from typing import Any
 # Loaded on first use, so that importing a part of the base does not import datatrove, polars or an engine. The functions live in
 # pipelines/, which stands above this package; this table is the one place where it is named here.
 _PUBLIC = {
-    "classify": ("pipelines.classify", "curate.classify", "ClassifySettings"),
-    "frequencies": ("pipelines.frequencies", "curate.frequencies", "FrequenciesSettings"),
-    "select": ("pipelines.select", "curate.select", "SelectSettings"),
-    "rewrite": ("pipelines.rewrite", "curate.rewrite", "RewriteSettings"),
-    "verify": ("pipelines.verify", "curate.verify", "VerifySettings"),
-    "match": ("pipelines.match", "curate.match", "MatchSettings"),
-    "report": ("pipelines.report", "curate.report", "ReportSettings"),
+    "classify": ("pipelines.classify", "curate.classification", "ClassifySettings"),
+    "frequencies": ("pipelines.frequencies", "curate.prevalence", "FrequenciesSettings"),
+    "select": ("pipelines.select", "curate.selection", "SelectSettings"),
+    "rewrite": ("pipelines.rewrite", "curate.rewriting", "RewriteSettings"),
+    "verify": ("pipelines.verify", "curate.verification", "VerifySettings"),
+    "match": ("pipelines.match", "curate.matching", "MatchSettings"),
+    "report": ("pipelines.report", "curate.reporting", "ReportSettings"),
     "run": ("pipelines.run", "pipelines.run", "RunSettings"),
 }
 __all__ = [*_PUBLIC, *(settings for _, _, settings in _PUBLIC.values())]

@@ -10,7 +10,7 @@ from curate.agreement import average_precision, roc_auc
 from curate.attach import fetch_rows
 from curate.behaviors import Behavior
 from curate.highlight import Layer, Span, cue_spans, excerpt, highlighted
-from curate.match import ARM_NAMES
+from curate.matching import ARM_NAMES
 from curate.parsing import num_words
 from curate.records.errors import FourHabitsError
 from curate.records.manifest import InputFile, Manifest

@@ -3,7 +3,7 @@
 import time
 
 from curate.behaviors import behaviors_hash, load_behaviors
-from curate.classify import Classify, ClassifySettings
+from curate.classification import Classify, ClassifySettings
 from curate.corpus import find_files
 from curate.prompts import ScoringPrompts
 from curate.records import schemas

@@ -4,8 +4,8 @@ import time
 
 import pyarrow as pa
 
-from curate.frequencies import FrequenciesSettings
-from curate.frequencies import frequencies as estimate
+from curate.prevalence import FrequenciesSettings
+from curate.prevalence import frequencies as estimate
 from curate.records import schemas
 from curate.records.command import require
 from curate.records.manifest import Manifest

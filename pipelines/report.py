@@ -10,13 +10,14 @@ import polars as pl
 
 from curate.behaviors import Behavior, load_behaviors
 from curate.corpus import SAMPLE
-from curate.match import ARM_NAMES
+from curate.matching import ARM_NAMES
 from curate.records import schemas
 from curate.records.command import require
 from curate.records.errors import UserError
 from curate.records.manifest import FILE_NAME, Manifest, read_manifest
 from curate.records.parts import atomic_file
-from curate.report import (
+from curate.report_examples import examples, side_by_side
+from curate.reporting import (
     STAGES,
     ReportSettings,
     Stage,
@@ -28,7 +29,6 @@ from curate.report import (
     tiles,
     warnings,
 )
-from curate.report_examples import examples, side_by_side
 from pipelines.ledger import PLAN_FILE, load_ledger
 from pipelines.match import BALANCE_FILE
 from pipelines.stage import read_table

@@ -10,8 +10,8 @@ from curate.records.command import require
 from curate.records.errors import UserError
 from curate.records.manifest import InputFile, Manifest, file_sha256, read_manifest
 from curate.records.settings import to_dict
-from curate.rewrite import Rewrite, RewriteSettings
 from curate.rewrite_prompts import rewriting_hash
+from curate.rewriting import Rewrite, RewriteSettings
 from pipelines.executors import RunOptions, execute
 from pipelines.ledger import Ledger, make_chunks
 from pipelines.stage import begin, engine_identity, finish, part_files

@@ -6,18 +6,18 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from curate.classify import DEFAULT_DATASET, ClassifySettings
+from curate.classification import DEFAULT_DATASET, ClassifySettings
 from curate.engines.models import DEFAULT_MODEL
 from curate.engines.settings import ENGINES, keep_engines
-from curate.frequencies import FrequenciesSettings
-from curate.match import BUDGET_TOKENS, DEFAULT_TOKENIZER, MatchSettings
+from curate.matching import BUDGET_TOKENS, DEFAULT_TOKENIZER, MatchSettings
+from curate.prevalence import FrequenciesSettings
 from curate.records.command import require
 from curate.records.errors import PartialFailure, UserError
 from curate.records.settings import build, did_you_mean, option
-from curate.report import ReportSettings
-from curate.rewrite import ARMS, RewriteSettings
-from curate.select import SelectSettings
-from curate.verify import VerifySettings
+from curate.reporting import ReportSettings
+from curate.rewriting import ARMS, RewriteSettings
+from curate.selection import SelectSettings
+from curate.verification import VerifySettings
 
 STAGES = ("classify", "frequencies", "select", "rewrite", "verify", "match", "report")
 

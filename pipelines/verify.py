@@ -7,7 +7,7 @@ import polars as pl
 import pyarrow as pa
 
 from curate.behaviors import behaviors_hash, load_behaviors
-from curate.classify import Classify
+from curate.classification import Classify
 from curate.prompts import ScoringPrompts
 from curate.records import schemas
 from curate.records.command import require
@@ -15,7 +15,7 @@ from curate.records.errors import UserError
 from curate.records.manifest import Manifest, read_manifest
 from curate.records.parts import write_json
 from curate.records.settings import to_dict
-from curate.verify import AsPassage, VerifySettings, family, fidelity
+from curate.verification import AsPassage, VerifySettings, family, fidelity
 from pipelines.executors import RunOptions, execute
 from pipelines.ledger import Ledger, make_chunks
 from pipelines.stage import begin, engine_identity, finish, part_files, read_table

@@ -8,12 +8,12 @@ from typing import Any
 import pyarrow as pa
 
 from curate.corpus import find_files
-from curate.frequencies import FrequenciesSettings
-from curate.match import ARM_NAMES
+from curate.matching import ARM_NAMES
+from curate.prevalence import FrequenciesSettings
 from curate.records import schemas
 from curate.records.manifest import Manifest, file_sha256
 from curate.records.parts import write_json, write_part
-from curate.select import SelectSettings
+from curate.selection import SelectSettings
 from curate.windows import split_windows
 from pipelines.frequencies import frequencies
 from pipelines.select import select

@@ -13,7 +13,7 @@ from curate.agreement import average_precision, roc_auc
 from curate.highlight import CONTEXT_CHARS, SPAN_CHARS, WHOLE_CHARS, Layer, Span, cue_spans, excerpt, highlighted
 from curate.records.errors import OutputError, UserError
 from curate.records.manifest import InputFile, Manifest
-from curate.report import STAGES, ReportSettings, summary, warnings
+from curate.reporting import STAGES, ReportSettings, summary, warnings
 from pipelines.ledger import Ledger, make_chunks
 from pipelines.report import report
 from pipelines.stage import begin

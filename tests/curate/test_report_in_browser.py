@@ -8,7 +8,7 @@ import pytest
 
 from curate.attach import fetch_rows
 from curate.records.manifest import read_manifest
-from curate.report import VISIBLE, ReportSettings
+from curate.reporting import VISIBLE, ReportSettings
 from pipelines.report import report
 from tests.chromium import Chromium, Page, find_chromium
 from tests.curate.report_run import BEHAVIORS, make_labels, make_selection, make_sets

@@ -12,10 +12,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from curate.classify import ClassifySettings
+from curate.classification import ClassifySettings
 from curate.records.manifest import Manifest, read_manifest
-from curate.rewrite import RewriteSettings
-from curate.select import SelectSettings
+from curate.rewriting import RewriteSettings
+from curate.selection import SelectSettings
 from pipelines.classify import classify
 from pipelines.rewrite import rewrite
 from pipelines.select import select
