@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup, escape
 
-WHOLE_CHARS = 6_000
+WHOLE_CHARS = 3_000  # longer texts open at their evidence: it would lie out of sight
+EXCERPT_CHARS = 6_000
 SPAN_CHARS = 3_000
 CONTEXT_CHARS = 200
 
@@ -74,12 +75,12 @@ def _draw(text: str, start: int, end: int, layers: Sequence[Layer]) -> Markup:
 def excerpt(num_chars: int, spans: Sequence[Span]) -> list[tuple[int, int]]:
     """Which pieces of a text of `num_chars` characters to show: all of a short one, else the surroundings of `spans`, best first.
 
-    Of a long text at most about WHOLE_CHARS characters are shown, of one span at most SPAN_CHARS; without spans, its beginning.
+    Of a long text about EXCERPT_CHARS characters at most are shown, of one span at most SPAN_CHARS; without spans, its beginning.
     """
     if num_chars <= WHOLE_CHARS:
         return [(0, num_chars)]
     chosen: list[tuple[int, int]] = []
-    room = WHOLE_CHARS
+    room = EXCERPT_CHARS
     for span in spans:
         end = min(span.end, span.start + SPAN_CHARS)
         if chosen and room < end - span.start:

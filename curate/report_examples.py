@@ -1,7 +1,7 @@
 """What a report shows of single documents: the highest-scoring ones with their evidence, and the two sets side by side."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -9,6 +9,7 @@ import httpx
 from curate.agreement import average_precision, roc_auc
 from curate.attach import fetch_rows
 from curate.behaviors import Behavior
+from curate.classification import EVIDENCE_SCORE
 from curate.highlight import Layer, Span, cue_spans, excerpt, highlighted
 from curate.matching import ARM_NAMES
 from curate.parsing import num_words
@@ -24,14 +25,16 @@ PAIR_CHARS = 6_000
 Rows = dict[tuple[str, int], dict[str, Any]]
 
 
-def examples(labels: "pl.DataFrame", manifest: Manifest, behaviors: Sequence[Behavior], num_examples: int) -> dict[str, Any]:
+def examples(
+    labels: "pl.DataFrame", manifest: Manifest, behaviors: Sequence[Behavior], present: Mapping[str, float], num_examples: int
+) -> dict[str, Any]:
     """For each behavior its highest-scoring documents with their text, and how the labels compare with the truth where it is known.
 
-    `labels` are those of `classify`, `manifest` is its manifest.
+    `labels` are those of `classify`, `manifest` is its manifest; `present` holds the thresholds of the selection, if there was one.
     """
     good = labels.filter(labels["error"].is_null())
     top = {
-        behavior.name: good.sort(f"{behavior.name}_score", *IDENTITY, descending=[True, False, False]).head(num_examples).to_dicts()
+        behavior.name: good.sort(f"{behavior.name}_score", *IDENTITY, descending=[True, False, False]).head(max(num_examples, 1)).to_dicts()
         for behavior in behaviors
     }
     files = {file.sha256: file for file in manifest.inputs}
@@ -42,9 +45,14 @@ def examples(labels: "pl.DataFrame", manifest: Manifest, behaviors: Sequence[Beh
         "problem": problem,
         "window_chars": manifest.settings.get("window_chars"),
         "has_truth": has_truth,
+        "labelled": good.height,
         "truth": against_truth(good, files, behaviors) if has_truth else [],
         "groups": [
-            {"behavior": behavior, "documents": [one_example(row, behavior, rows, text_key) for row in top[behavior.name]]}
+            {
+                "behavior": behavior,
+                "present": present.get(behavior.name),
+                "documents": [one_example(row, behavior, rows, text_key) for row in top[behavior.name][:num_examples]],
+            }
             for behavior in behaviors
         ],
     }
@@ -74,18 +82,7 @@ def one_example(row: dict[str, Any], behavior: Behavior, rows: Rows, text_key: s
         return {**shown, "problem": "the document has changed since it was labelled, so its text is not shown"}
     found = [item for item in row["evidence"] or [] if item["behavior"] == behavior.name]
     found.sort(key=lambda item: (-(item["score"] or 0.0), item["start"]))
-    windows = [
-        Span(
-            item["start"],
-            item["end"],
-            {
-                "data-behavior": behavior.name,
-                "data-score": f"{item['score'] or 0.0:.3f}",
-                "title": f"score of this window: {item['score'] or 0.0:.2f}",
-            },
-        )
-        for item in found
-    ]
+    windows = [window_span(item) for item in found]
     known = truth_spans(values)
     true = [
         Span(item["start"], item["end"], {"data-behavior": behavior.name, "data-truth": "true"})
@@ -103,6 +100,14 @@ def one_example(row: dict[str, Any], behavior: Behavior, rows: Rows, text_key: s
         "true": len(true),
         "hidden": hidden,
     }
+
+
+def window_span(item: dict[str, Any]) -> Span:
+    """The span of a window; `data-weak` marks one that is evidence only because it is the document's best."""
+    score = item["score"] or 0.0
+    weak = {} if score >= EVIDENCE_SCORE else {"data-weak": "true"}
+    about = {"data-behavior": item["behavior"], "data-score": f"{score:.3f}", "title": f"score of this window: {score:.2f}"}
+    return Span(item["start"], item["end"], about | weak)
 
 
 def against_truth(labels: "pl.DataFrame", files: dict[str, InputFile], behaviors: Sequence[Behavior]) -> list[dict[str, Any]]:

@@ -82,6 +82,7 @@ def collect(folder: Path, stages: list[Stage], num_examples: int) -> dict[str, A
     shares = read_table(folder / "frequencies", "frequencies")[0] if rows.get("frequencies") else None
     arms = [read_table(folder / "sets" / arm, "match")[0] for arm in ARM_NAMES] if rows.get("match") else None
     behaviors = behaviors_of(made.get("classify"), labels)
+    present, absent = (made["select"].notes.get(key, {}) if "select" in made else {} for key in ("present", "absent"))
     title = title_of(made.get("classify"))
     return {
         "title": title,
@@ -95,8 +96,8 @@ def collect(folder: Path, stages: list[Stage], num_examples: int) -> dict[str, A
         "behaviors": behaviors,
         "classes": {behavior.name: f"b{number % 8}" for number, behavior in enumerate(behaviors)},
         "prevalence": None if shares is None else prevalence(shares),
-        "distributions": None if labels is None else distributions(labels, behaviors, made.get("select")),
-        "examples": None if labels is None else examples(labels, made["classify"], behaviors, num_examples),
+        "distributions": None if labels is None else distributions(labels, behaviors, present, absent),
+        "examples": None if labels is None else examples(labels, made["classify"], behaviors, present, num_examples),
         "sets": None if arms is None else side_by_side(arms, made["match"], behaviors, num_examples),
         "balance": json_of(folder / "sets" / BALANCE_FILE) if "match" in made else None,
         "fidelity": json_of(folder / "verified" / FIDELITY_FILE) if "verify" in made else None,
@@ -134,16 +135,17 @@ def behaviors_of(labelled: Manifest | None, labels: pl.DataFrame | None) -> list
     return [known.get(name) or Behavior(name, "", "", "") for name in names]
 
 
-def distributions(labels: pl.DataFrame, behaviors: list[Behavior], selection: Manifest | None) -> list[dict[str, Any]]:
+def distributions(
+    labels: pl.DataFrame, behaviors: list[Behavior], present: dict[str, float], absent: dict[str, float]
+) -> list[dict[str, Any]]:
     """The distribution of each behavior's score over the documents that have one, and the thresholds of the selection."""
     good = labels.filter(pl.col("error").is_null())
-    notes = selection.notes if selection else {}
     return [
         {
             "behavior": behavior.name,
             **histogram(good[f"{behavior.name}_score"]),
-            "present": notes.get("present", {}).get(behavior.name),
-            "absent": notes.get("absent", {}).get(behavior.name),
+            "present": present.get(behavior.name),
+            "absent": absent.get(behavior.name),
         }
         for behavior in behaviors
     ]

@@ -50,9 +50,8 @@ def verify(settings: VerifySettings) -> Manifest:
     ]
     execute(pipeline, ledger, RunOptions.of(settings))
     warnings = judge_warnings(settings.model, read_manifest(folder).model)
-    manifest = finish(ledger, settings, started, prompt_hash=prompts.hash(), notes={"warnings": warnings, "behaviors": names})
     write_json(out / FIDELITY_FILE, compare(out, folder, names))
-    return manifest
+    return finish(ledger, settings, started, prompt_hash=prompts.hash(), notes={"warnings": warnings, "behaviors": names})
 
 
 def check_behaviors(qa: Path, names: list[str]) -> None:

@@ -14,9 +14,11 @@ from curate.highlight import CONTEXT_CHARS, SPAN_CHARS, WHOLE_CHARS, Layer, Span
 from curate.records.errors import OutputError, UserError
 from curate.records.manifest import InputFile, Manifest
 from curate.reporting import STAGES, ReportSettings, summary, warnings
+from curate.rewriting import RewriteSettings
 from pipelines.ledger import Ledger, make_chunks
 from pipelines.report import report
-from pipelines.stage import begin
+from pipelines.stage import begin, engine_identity
+from pipelines.verify import judge_warnings
 from tests.curate.report_run import make_labels, make_selection, make_sets
 
 PROBLEM = "Find x with 2x = 6.\n\nWe get x = 3. Check: 2 * 3 = 6."
@@ -173,6 +175,29 @@ def test_evidence_and_truth_are_highlighted_where_they_are(tmp_path):
     assert truths == [(str(start), "Check: 2 * 3 = 6")]
     assert next(inner for tag, _, inner in page.marked if tag == "b") == "Check:"
     assert "Against the ground truth of the sample" in page.text and "1.000" in page.text
+
+
+def test_a_window_that_is_only_the_best_is_told_from_evidence(tmp_path):
+    make_labels(tmp_path, [document(score=0.9), document(score=0.4), document(score=0.05)])
+    make_selection(tmp_path)
+    page = draw(tmp_path)
+    marks = [attributes for tag, attributes, _ in page.marked if tag == "mark" and attributes["data-behavior"] == "verification"]
+    assert [(item["data-score"], "data-weak" in item) for item in marks] == [("0.900", False), ("0.400", True), ("0.050", True)]
+    assert page.text.count("too low to count as shown") == 2 + 3 * 3
+
+
+def test_no_examples_on_request(tmp_path):
+    make_labels(tmp_path, [document(truth={"evidence": []}), document(score=0.05)])
+    make_sets(tmp_path, [{"question": ("q", "q"), "thoughts": ("a", "b"), "answer": ("3", "3")}])
+    page = draw(tmp_path, examples=0)
+    assert "article" not in page.tags and "Against the ground truth" in page.text
+
+
+def test_extracted_questions_and_answers_have_no_author(tmp_path):
+    model, revision, engine = engine_identity(RewriteSettings(engine="extract"))
+    made = Manifest("rewrite", {}, rows_in=1, rows_out=1, model=model, revision=revision, engine=engine)
+    assert summary([replace(STAGES[3], manifest=made)], "x").startswith("Their own questions and answers were taken as they are: 1 row.")
+    assert model is None and judge_warnings("Qwen/Qwen2.5-32B-Instruct", model) == []
 
 
 def test_a_corpus_without_truth_is_not_compared_with_any(tmp_path):
