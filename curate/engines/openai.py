@@ -49,9 +49,7 @@ class OpenAIEngine:
         if not settings.base_url:
             raise UserError("--engine openai needs --base-url, for example http://localhost:8000/v1 or https://api.openai.com/v1")
         if httpx.URL(settings.base_url).userinfo:
-            raise UserError(
-                f"--base-url must not hold a name or password (it stands in manifests); put the key into ${settings.api_key_env}"
-            )
+            raise UserError(f"--base-url must hold no name or password (manifests show it); put the key into ${settings.api_key_env}")
         if settings.max_dollars is not None and not (settings.price_in or settings.price_out):
             raise UserError("--max-dollars needs --price-in and --price-out (dollars per million tokens)")
         self.info = EngineInfo("openai", settings.model, settings.revision)
