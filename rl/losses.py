@@ -11,11 +11,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from rl.kinds import AGGREGATIONS, KL_KINDS
+
 LOG_RATIO_BOUND = 20.0
 K3_BOUND = 10.0
 EPSILON = 1e-8
-KL_KINDS = ("k1", "abs", "k2", "k3", "k3+")
-AGGREGATIONS = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm")
 Reduce = Callable[[Tensor], Tensor]
 
 

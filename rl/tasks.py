@@ -46,7 +46,9 @@ class TasksSettings:
     min_target: int = option(10, "Smallest target")
     max_target: int = option(100, "Largest target")
     rational: bool = option(False, "Let intermediate results be fractions; else every one is an integer")
-    from_file: Path | None = option(None, "Read tasks from a Parquet file with columns nums (or numbers) and target instead of drawing them")
+    from_file: Path | None = option(
+        None, "Read tasks from a Parquet file with columns nums (or numbers) and target instead of drawing them"
+    )
     seed: int = option(0, "Seed of the draw and of the split")
 
 
