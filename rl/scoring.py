@@ -213,7 +213,7 @@ _DIAGNOSES: tuple[tuple[str, Callable[[str], object]], ...] = (
     ("floor_division", _searcher(r"/\s*/")),
     ("float", _searcher(r"[0-9]\.|\.[0-9]")),
     ("call", _searcher(r"[A-Za-z0-9_]\s*\(")),
-    ("name", _searcher(r"[^\W\d]|_")),
+    ("name", lambda text: any(sign.isalpha() or sign == "_" for sign in text)),
     ("equals", _searcher("=")),
     ("character", _searcher(r"[^0-9+\-*/()\s]")),
     ("leading_zero", _searcher(r"(?<![0-9])0[0-9]")),
