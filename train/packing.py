@@ -6,6 +6,7 @@ loses no target, because the last pair of one piece already holds the first toke
 (`train.attention`), and no pair joins two documents.
 """
 
+import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -59,7 +60,7 @@ def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]
     if any(not 0 < length <= capacity for length in lengths):
         raise ValueError(f"lengths must be from 1 to the capacity {capacity}")
     bins: list[list[int]] = []
-    by_room: dict[int, list[int]] = {}  # free room -> bins with exactly that room, oldest last
+    by_room: dict[int, list[int]] = {}  # free room -> heap of the bins with exactly that room
     rooms = 0  # bit r is set when some bin has room r: the smallest fitting room is one shift and one mask away
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         length = lengths[index]
@@ -67,7 +68,7 @@ def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]
         if fitting:
             room = length + (fitting & -fitting).bit_length() - 1
             waiting = by_room[room]
-            chosen = waiting.pop()
+            chosen = heapq.heappop(waiting)
             if not waiting:
                 rooms ^= 1 << room
         else:
@@ -75,7 +76,7 @@ def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]
             bins.append([])
         bins[chosen].append(index)
         if left := room - length:
-            by_room.setdefault(left, []).insert(0, chosen)
+            heapq.heappush(by_room.setdefault(left, []), chosen)
             rooms |= 1 << left
     return bins
 
