@@ -1,7 +1,7 @@
 """The `rl` command. Stages that need torch import it when they are called, so that `--help` stays quick."""
 
 from curate.records.command import add_command, new_app
-from rl import settings, tasks, warmstart
+from rl import export_verl, settings, tasks, warmstart
 
 app = new_app("rl", "Countdown: tasks, warm start, PPO, export to verl.")
 add_command(app, tasks.TasksSettings, tasks.run, name="tasks")
@@ -16,6 +16,7 @@ def run_ppo(given: settings.PPOSettings) -> None:
 
 
 add_command(app, settings.PPOSettings, run_ppo, name="ppo")
+add_command(app, export_verl.ExportSettings, export_verl.run, name="export-verl")
 
 
 def main() -> None:

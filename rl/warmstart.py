@@ -54,11 +54,12 @@ class WarmstartSettings:
     min_tries: int = option(1, "Least patience of a trace, in tries")
     max_tries: int = option(4, "Most patience of a trace, in tries")
     template: str = option("short", "Prompt template, as in `rl ppo`")
-    seed: int = option(0, "Seed of tasks and tries")
+    tiny_size: str = option("0.4M", "Size of the tiny model written to OUT/start, whose tokenizer knows the words of these traces")
+    seed: int = option(0, "Seed of tasks and tries, and of the model")
 
 
 def run(settings: WarmstartSettings) -> None:
-    """Write a primed set of honest tries for the tiny models: what `train sft` reads before `rl ppo --preset tiny`."""
+    """Write a primed set of honest tries and a tiny model to train on it: `train sft --data OUT/primed --model OUT/start`."""
     started = time.monotonic()
     out, source = require(settings.out, "out"), require(settings.tasks, "tasks")
     if not 1 <= settings.min_tries <= settings.max_tries:
@@ -83,7 +84,8 @@ def run(settings: WarmstartSettings) -> None:
             "verification": attempts,
         }
         rows.append(row)
-    write_part(out / "primed.parquet", pa.Table.from_pylist(rows, SCHEMA))
+    write_part(out / "primed" / "primed.parquet", pa.Table.from_pylist(rows, SCHEMA))
+    _write_start(settings, out / "start")
     file = source / FILE_NAME if source.is_dir() else source
     share = sum(row["correct"] for row in rows) / len(rows)
     manifest = Manifest(
@@ -97,7 +99,17 @@ def run(settings: WarmstartSettings) -> None:
         notes={"share_correct": share},
     )
     manifest.write(out)
-    print(f"{len(rows)} traces in {out}, {share:.1%} of them end with the right answer")
+    print(f"{len(rows)} traces in {out / 'primed'}, {share:.1%} of them end with the right answer; a model to start from in {out / 'start'}")
+
+
+def _write_start(settings: WarmstartSettings, folder: Path) -> None:
+    import torch
+
+    from train.export import export_model
+    from train.tiny import make_tiny_model, make_tiny_tokenizer
+
+    tokenizer = make_tiny_tokenizer(WORDS)
+    export_model(make_tiny_model(settings.tiny_size, len(tokenizer), settings.seed), tokenizer, folder, dtype=torch.float32)
 
 
 def trace(numbers: tuple[int, ...], target: int, tries: int, generator: random.Random) -> tuple[str, int]:
