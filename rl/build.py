@@ -24,7 +24,7 @@ from rl.samplers.base import Sampler, stop_ids
 from rl.settings import PPOSettings
 from rl.tasks import FILE_NAME, read_tasks
 from train.attention import check_isolation
-from train.checkpoint import check_settings, generator_states, load_latest, restore_generators, save_checkpoint
+from train.checkpoint import check_settings, load_latest, save_checkpoint
 from train.export import export_model
 from train.model import compute_dtype, load_model, load_tokenizer, source_dtype
 
@@ -135,7 +135,7 @@ def build(settings: PPOSettings) -> Setup:
 
 
 def save(setup: Setup, step: int) -> None:
-    """One checkpoint with everything that changes: both models, both optimizers, controller, counters, generators, metrics offset."""
+    """One checkpoint with everything that changes: both models, both optimizers, KL controller, counters, metrics offsets."""
     if setup.ranks.is_main:
         assert setup.log is not None
         settings = setup.settings
@@ -149,7 +149,6 @@ def save(setup: Setup, step: int) -> None:
             "bad_in_a_row": setup.bad_in_a_row,
             "skipped_updates": setup.skipped_updates,
             "metrics_offsets": setup.log.offsets(),
-            "generators": generator_states(),
         }
         folder = setup.out / "checkpoints"
         agreed = _must_agree(setup)
@@ -160,7 +159,7 @@ def save(setup: Setup, step: int) -> None:
 def restore(setup: Setup) -> int:
     """Go on from the newest complete checkpoint; returns its step, 0 when there is none. Raises UserError when settings differ.
 
-    Task order, sampling noise and shuffles are functions of (seed, step), so the step is their whole state.
+    Task order, sampling noise and shuffles are functions of (seed, step), and no global generator is used: the step is their whole state.
     """
     found = load_latest(setup.out / "checkpoints")
     offsets: dict[str, int] = {}
@@ -177,7 +176,6 @@ def restore(setup: Setup) -> int:
         setup.weight_version = state["weight_version"]
         setup.bad_in_a_row, setup.skipped_updates = state["bad_in_a_row"], state["skipped_updates"]
         offsets = state["metrics_offsets"]
-        restore_generators(state["generators"])
         for later in (setup.out / "rollouts").glob("step-*.parquet"):
             if int(later.stem.removeprefix("step-")) > step and setup.ranks.is_main:
                 later.unlink()  # made after the checkpoint, and about to be made again

@@ -154,7 +154,7 @@ def _published(settings: TasksSettings, game: Game, generator: random.Random, ma
     manifest.rows_in = len(rows)
     manifest.inputs.append(InputFile(str(path), file_sha256(path), len(rows), path.stat().st_size))
     different = list(dict.fromkeys(key(*task) for task in rows))
-    first_rows = {}
+    first_rows: dict[Task, Task] = {}
     for task in rows:
         first_rows.setdefault(key(*task), task)
     train_keys = {key(*task) for task in rows[: len(rows) - settings.num_test]}

@@ -2,7 +2,7 @@
 
 Understood is text in which expressions over the given numbers (and results so far) are followed by `= value`, in one line or stepwise.
 - an *attempt* is an expression, or a chain of steps, that uses every given number once;
-- a *check* (verification) compares a result with the target in words or signs: `27 no`, `27 (not 24)`, `27 ≠ 24`, `too low`, `works`;
+- a *check* (verification) compares a result with the target in words or signs: `27 no`, `27 vs 24 no`, `27 (not 24)`, `27 ≠ 24`, `works`;
 - an attempt is *abandoned* (backtracking) when its result is not the target and another attempt follows;
 - a *subgoal* is an announcement of an intermediate result to reach: `I need 12`, `to get 12 first`;
 - a *step from the target* (backward chaining) computes with the target before it is reached: `24 - 7 = 17`.
@@ -32,16 +32,20 @@ _MARKUP = re.compile(r"\*\*|\$+|\\\[|\\\]|\\left|\\right")
 _CONTINUED = re.compile(r"\s*\n[ \t]*=")  # a chain that goes on in the next line
 _NUMBER = r"-?\d{1,9}(?!\d)"
 _CHAIN = re.compile(r"(?P<left>[-\d(][\d+\-*/() \t]*)(?P<rights>(?:=[ \t]*(?:[-\d(][\d+\-*/() \t]*))+)")
+_LEAD = r"^[\s,.;:()*→>!-]{0,6}"
 _NEGATIVE = re.compile(
-    r"^[\s,.;:()*→>-]{0,6}(?:no\b|not\b|nope\b|≠|!=|too (?:low|high|small|big|large)\b|wrong\b|(?:doesn.t|does not) (?:work|match|equal)|✗|❌|close)",
+    _LEAD + r"(?:no\b|not\b|nope\b|≠|!=|too (?:low|high|small|big|large)\b|still too|wrong\b|close|✗|❌"
+    r"|(?:doesn.t|does not) (?:work|match|equal))",
     re.IGNORECASE,
 )
 _POSITIVE = re.compile(
-    r"^[\s,.;:()*→>!-]{0,6}(?:yes\b|✓|✅|works\b|this works|correct\b|matches\b|that.s it|which (?:equals|is) the target|(?:is|equals) the target)",
+    _LEAD + r"(?:yes\b|✓|✅|works\b|this works|correct\b|matches\b|that.s it|(?:which )?(?:is|equals) the target)",
     re.IGNORECASE,
 )
+_VERSUS = re.compile(rf"^\s*(?:vs\.?|versus|against)\s+{_NUMBER}[:,]?")
 _SUBGOAL = re.compile(
-    rf"\b(?:need(?: to (?:make|get|reach))?|(?:want|try) to (?:make|get|reach)|to (?:make|get|reach)|aim for|goal is)\s+(?:a |an |the )?({_NUMBER})",
+    r"\b(?:need(?: to (?:make|get|reach))?|(?:want|try) to (?:make|get|reach)|to (?:make|get|reach)|aim for|goal is)"
+    rf"\s+(?:a |an |the )?({_NUMBER})",
     re.IGNORECASE,
 )
 
@@ -160,6 +164,7 @@ def _leaves(used: Sequence[int], wanted: Sequence[int], made: dict[int, list[int
 
 
 def _verdict(after: str) -> bool | None:
+    after = _VERSUS.sub("", after)
     if _NEGATIVE.search(after):
         return False
     return True if _POSITIVE.search(after) else None

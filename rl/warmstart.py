@@ -1,7 +1,7 @@
 """`rl warmstart`: a small primed set for the tiny preset: honest tries, each worked out and checked, until one fits or patience ends.
 
-    4,1,7=10:(4*7)-1=28-1=27 no
-    (7-1)+4=6+4=10 yes
+    4,1,7=10:(4*7)-1=28-1=27 vs 10 no
+    (7-1)+4=6+4=10 vs 10 yes
     <answer>(7-1)+4</answer>
 
 A try is drawn at random without regard to the target, worked out one operation at a time, and checked; checks are always right. Patience
@@ -26,8 +26,8 @@ from rl.prompts import render
 from rl.scoring import score
 from rl.tasks import FILE_NAME, read_tasks
 
-YES, NO = " yes\n", " no\n"
-WORDS = (YES, NO, "<answer>", "</answer>")  # one token each in the tiny tokenizer
+AGAINST, YES, NO = " vs ", " yes\n", " no\n"
+WORDS = (AGAINST, YES, NO, "<answer>", "</answer>")  # one token each in the tiny tokenizer
 MAX_INTERMEDIATE = 99  # so that every result is one token of the tiny tokenizer
 _INNERMOST = re.compile(r"\((\d+)([-+*/])(\d+)\)|^(\d+)([-+*/])(\d+)$")
 SCHEMA = pa.schema(
@@ -87,7 +87,7 @@ def run(settings: WarmstartSettings) -> None:
     write_part(out / "primed" / "primed.parquet", pa.Table.from_pylist(rows, SCHEMA))
     _write_start(settings, out / "start")
     file = source / FILE_NAME if source.is_dir() else source
-    share = sum(row["correct"] for row in rows) / len(rows)
+    share = sum(bool(row["correct"]) for row in rows) / len(rows)
     manifest = Manifest(
         stage="warmstart",
         settings=to_dict(settings),
@@ -99,7 +99,9 @@ def run(settings: WarmstartSettings) -> None:
         notes={"share_correct": share},
     )
     manifest.write(out)
-    print(f"{len(rows)} traces in {out / 'primed'}, {share:.1%} of them end with the right answer; a model to start from in {out / 'start'}")
+    print(
+        f"{len(rows)} traces in {out / 'primed'}, {share:.1%} of them end with the right answer; a model to start from in {out / 'start'}"
+    )
 
 
 def _write_start(settings: WarmstartSettings, folder: Path) -> None:
@@ -125,7 +127,7 @@ def trace(numbers: tuple[int, ...], target: int, tries: int, generator: random.R
         tried.add(expression)
         worked = work_out(expression)
         fits = worked.rsplit("=", 1)[1] == str(target)
-        lines.append(worked + (YES if fits else NO))
+        lines.append(f"{worked}{AGAINST}{target}{YES if fits else NO}")
         if fits:
             break
     return "".join(lines) + f"<answer>{expression}</answer>", len(lines)

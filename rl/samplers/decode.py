@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from curate.records.errors import UserError
 
@@ -20,15 +20,15 @@ _CACHE_BLOCK = 16
 class CachedModel:
     """A causal language model with its cache. Rows may be dropped (`keep`); `lengths_B` is the number of cached tokens of each."""
 
-    def __init__(self, model: nn.Module, num_rows: int, capacity: int) -> None:
+    def __init__(self, model: Any, num_rows: int, capacity: int) -> None:
         config = model.config
         if config.model_type not in FAMILIES or getattr(config, "sliding_window", None):
             raise UserError(
                 f"the torch sampler decodes {', '.join(FAMILIES)} without a sliding window, not {config.model_type!r}; use --sampler vllm"
             )
         self.model = model
-        self.layers: Any = model.model.layers  # type: ignore[union-attr]
-        weight = model.get_input_embeddings().weight  # type: ignore[operator]
+        self.layers = model.model.layers
+        weight = model.get_input_embeddings().weight
         self.device, self.dtype = weight.device, weight.dtype
         self.num_heads, self.num_kv = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -79,7 +79,7 @@ class CachedModel:
         self.lengths_B = self.lengths_B[rows]
 
     def _forward(self, tokens_BT: Tensor, positions_BT: Tensor, attend: Callable[..., Tensor]) -> Tensor:
-        base: Any = self.model.model
+        base = self.model.model
         hidden = base.embed_tokens(tokens_BT)
         cos, sin = base.rotary_emb(hidden, positions_BT)
         cos, sin = cos[:, None], sin[:, None]
@@ -99,7 +99,7 @@ class CachedModel:
         return base.norm(hidden)
 
     def _logits(self, hidden_BD: Tensor) -> Tensor:
-        return self.model.lm_head(hidden_BD).float()  # type: ignore[operator, union-attr]
+        return self.model.lm_head(hidden_BD).float()
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -48,9 +48,7 @@ def test_losses_equal_verl(case):
         low, high, dual, how = key.split("|")
         # verl has no way to turn the dual clip off; a bound of 1e9 is the same
         for bound in (float(dual), None) if float(dual) == 1e9 else (float(dual),):
-            ours = losses.policy_loss(
-                x["new"], x["old"], x["advantages"], x["mask"], float(low), float(high), bound, aggregation=how
-            )
+            ours = losses.policy_loss(x["new"], x["old"], x["advantages"], x["mask"], float(low), float(high), bound, aggregation=how)
             assert ours.item() == pytest.approx(golden, abs=1e-6)
     assert losses.value_loss(x["values"], x["old_values"], x["returns"], x["mask"], 0.5).item() == pytest.approx(case["value"], abs=1e-6)
     clipped = losses.value_clip_count(x["values"], x["old_values"], x["returns"], x["mask"], 0.5) / x["mask"].sum()

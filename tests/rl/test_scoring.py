@@ -154,7 +154,25 @@ def test_values_equal_exact_rational_arithmetic(a, b, c, first, second):
 
 @pytest.mark.parametrize(
     "piece",
-    ["<answer>", "</answer>", "<answer>1</answer>", "(", ")", "9*", "9**", "- ", "1 ", "=", "`", "```", "\n", "é", "<answer>(", "1=2 ", "0"],
+    [
+        "<answer>",
+        "</answer>",
+        "<answer>1</answer>",
+        "(",
+        ")",
+        "9*",
+        "9**",
+        "- ",
+        "1 ",
+        "=",
+        "`",
+        "```",
+        "\n",
+        "é",
+        "<answer>(",
+        "1=2 ",
+        "0",
+    ],
 )
 @pytest.mark.parametrize("wrap", [True, False])
 def test_no_input_of_100_kb_takes_over_5_ms(piece, wrap):
@@ -171,7 +189,21 @@ def test_no_input_of_100_kb_takes_over_5_ms(piece, wrap):
 
 def _fuzz(number: int, seed: int) -> None:
     generator = random.Random(seed)
-    pieces = ["<answer>", "</answer>", *"0123456789+-*/()= .×÷−\n`_x^", "12", "**", "//", "```", "Assistant:", "٣", "\x00", "\ud800", "e5", " "]
+    pieces = [
+        "<answer>",
+        "</answer>",
+        *"0123456789+-*/()= .×÷−\n`_x^",
+        "12",
+        "**",
+        "//",
+        "```",
+        "Assistant:",
+        "٣",
+        "\x00",
+        "\ud800",
+        "e5",
+        " ",
+    ]
     reasons = Counter()
     for _ in range(number):
         text = "".join(generator.choices(pieces, k=generator.randint(0, 14)))
