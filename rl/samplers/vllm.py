@@ -1,8 +1,9 @@
 """Sampling with vLLM in this process; the only file of `rl` that imports it. Weights are pushed in place, nothing goes over disk.
 
 vLLM's weight-update API for GPUs (NCCL, CUDA IPC) serves engines in other processes and has changed shape twice; here engine and trainer
-share a process, so `apply_model` with the model's own `load_weights` does, on GPUs and on the CPU build alike. Order: wake, push, drop
-cached prefixes, generate, sleep.
+share a process, so `reload_weights` with an iterator over the actor's tensors does, on GPUs and on the CPU build alike. (`apply_model` with
+the model's own `load_weights` does not on the CPU: there the loaded weights were repacked, and know no loader any more.) Order: wake, push,
+drop cached prefixes, generate, sleep.
 """
 
 import os
@@ -57,7 +58,7 @@ class VLLMSampler:
         if version == self.version:
             return
         assert not self.asleep, "weights pushed into a sleeping engine are lost: wake first"
-        self.engine.apply_model(lambda model: _load(model, self.actor))
+        self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": _weights(self.actor)})
         if not self.engine.reset_prefix_cache():
             raise EngineError("vLLM did not drop its cached prefixes: requests are still running after a step")
         self.version = version
@@ -79,7 +80,7 @@ class VLLMSampler:
         for the same batch."""
         seeds = (noise_BT[:, 0] * 2**62).long().tolist()
         # sampling is limited to the tokenizer's ids, as in the torch sampler
-        limited = {"allowed_token_ids": list(range(self.vocab_size))} if self.vocab_size < self._rows() else {}
+        limited: Any = {"allowed_token_ids": list(range(self.vocab_size))} if self.vocab_size < self._rows() else {}
         parameters = [
             self.parameters(
                 max_tokens=sampling.max_new_tokens,
@@ -94,7 +95,7 @@ class VLLMSampler:
             )
             for seed in seeds
         ]
-        requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        requests: Any = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         outputs = self.engine.generate(requests, parameters, use_tqdm=False)
         return [self._sample(output.outputs[0]) for output in outputs]
 
@@ -113,10 +114,6 @@ def check_version(version: str) -> None:
     if not OLDEST <= found <= NEWEST:
         known = f"{'.'.join(map(str, OLDEST))} to {'.'.join(map(str, NEWEST))}"
         raise EngineError(f"vLLM {version} is not known to work ({known} are): pip install 'vllm==0.32.0', or use --sampler torch")
-
-
-def _load(model: Any, actor: Any) -> int:
-    return len(model.load_weights(_weights(actor)))
 
 
 def _weights(actor: Any) -> Iterator[tuple[str, Tensor]]:

@@ -12,6 +12,7 @@ from curate.records.errors import EngineError
 from rl.samplers import vllm as adapter
 from rl.samplers.vllm import VLLMSampler, check_version
 from tests.rl.tiny import small_model
+from train.tiny import TinyConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,7 +66,8 @@ print("weights pushed")
 @pytest.mark.slow
 def test_weights_pushed_into_vllm_give_torchs_tokens(tmp_path):
     pytest.importorskip("vllm", reason="needs vLLM (its CPU build will do)")
-    folder = small_model(tmp_path / "model", extra_rows=6)
+    shape = TinyConfig(hidden=128, layers=2, heads=4, kv_heads=2, intermediate=128)  # vLLM's CPU attention wants heads of 32
+    folder = small_model(tmp_path / "model", extra_rows=6, scale=1.5, shape=shape)
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(folder)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
@@ -90,9 +92,8 @@ class FakeEngine:
     def __getattr__(self, name):
         def call(*args, **kwargs):
             self.calls.append(name)
-            if name == "apply_model":
-                model = type("Model", (), {"load_weights": lambda self, weights: [name for name, _ in weights]})()
-                return [args[0](model)]
+            if name == "collective_rpc":
+                assert args == ("reload_weights",) and len(list(kwargs["kwargs"]["weights_iterator"])) > 5
             return True
 
         return call
@@ -109,7 +110,7 @@ def test_order_of_calls_is_wake_push_reset_sleep(tmp_path):
         sampler.load_weights(version)
         sampler.sleep()
     # the second push happens although the version is the same: sleeping dropped the weights
-    push = ["apply_model", "reset_prefix_cache", "sleep"]
+    push = ["collective_rpc", "reset_prefix_cache", "sleep"]
     assert sampler.engine.calls == [*push, "wake_up", *push, "wake_up", *push]
     with pytest.raises(AssertionError, match="wake first"):
         sampler.load_weights(2)

@@ -14,10 +14,10 @@ from train.tiny import TinyConfig, make_tiny_model, make_tiny_tokenizer
 SMALL = TinyConfig(hidden=32, layers=2, heads=4, kv_heads=2, intermediate=64)
 
 
-def small_model(folder: Path, seed: int = 0, extra_rows: int = 0, scale: float = 3.0) -> Path:
+def small_model(folder: Path, seed: int = 0, extra_rows: int = 0, scale: float = 3.0, shape: TinyConfig = SMALL) -> Path:
     """A random model of 20k parameters with its tokenizer, saved. `extra_rows` pads the vocabulary; `scale` makes it opinionated."""
     tokenizer = make_tiny_tokenizer(WORDS)
-    model = make_tiny_model(SMALL, len(tokenizer) + extra_rows, seed)
+    model = make_tiny_model(shape, len(tokenizer) + extra_rows, seed)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
