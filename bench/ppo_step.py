@@ -81,7 +81,8 @@ def main() -> None:
         width = max(map(len, prompts))
         left_padded = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
         noise = uniform_noise(given.rows, given.max_response_tokens, torch.Generator().manual_seed(0))
-        seconds: dict[str, list[float]] = {"torch_sampler": [], "transformers_generate": [], "ours_forward": [], "packed": [], "padded_full": []}
+        names = ("torch_sampler", "transformers_generate", "ours_forward", "packed", "padded_full")
+        seconds: dict[str, list[float]] = {name: [] for name in names}
         samples: Any = None
 
         def sample() -> None:

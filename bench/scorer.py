@@ -4,7 +4,7 @@
 
 The peer is the reference's own code (TinyZero `verl/utils/reward_score/countdown.py`, Apache-2.0), less its random printing. It looks for
 "Assistant:" and reads one line, so it is given "Assistant: " and the output with its line breaks as spaces: then it finds the same answers.
-Without --outputs (model outputs with columns prompt, raw_generation, as in the test data), made-up responses of 1,300 characters are scored.
+Without --outputs (columns prompt, raw_generation, as in the test data), made-up ones of 1,300 characters are scored.
 """
 
 import argparse

@@ -29,9 +29,10 @@ COUNTS = (
 )
 _SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"})
 _MARKUP = re.compile(r"\*\*|\$+|\\\[|\\\]|\\left|\\right")
-_CONTINUED = re.compile(r"\s*\n[ \t]*=")  # a chain that goes on in the next line
+_CONTINUED = re.compile(r"[ \t]{0,8}\n[ \t]{0,8}=")  # a chain that goes on in the next line
 _NUMBER = r"-?\d{1,9}(?!\d)"
-_CHAIN = re.compile(r"(?P<left>[-\d(][\d+\-*/() \t]*)(?P<rights>(?:=[ \t]*(?:[-\d(][\d+\-*/() \t]*))+)")
+_CHAIN = re.compile(r"[\d+\-*/() \t=]+")
+MAX_CHAIN_CHARS = 400
 _LEAD = r"^[\s,.;:()*→>!-]{0,6}"
 _NEGATIVE = re.compile(
     _LEAD + r"(?:no\b|not\b|nope\b|≠|!=|too (?:low|high|small|big|large)\b|still too|wrong\b|close|✗|❌"
@@ -78,7 +79,10 @@ def parse(response: str, numbers: Sequence[int], target: int) -> Trace:
     tried: set[str] = set()
     made: dict[int, list[int]] = {}  # result of a step -> the given numbers it has used up
     for found in _CHAIN.finditer(text):
-        sides = [side for side in _sides(found.group(0)) if side is not None]
+        chain = found.group(0)
+        if "=" not in chain or len(chain) > MAX_CHAIN_CHARS:
+            continue
+        sides = [side for side in _sides(chain) if side is not None]
         if len(sides) < 2:
             continue
         (value, used), *others = sides
@@ -91,7 +95,7 @@ def parse(response: str, numbers: Sequence[int], target: int) -> Trace:
         if target in used and target not in numbers and target not in made:
             counts["backward_chaining"] += 1
         elif leaves == wanted:
-            expression = found["left"].replace(" ", "")
+            expression = chain.split("=", 1)[0].replace(" ", "")
             if not (value == target and expression in tried):  # a solution said again is not another attempt
                 attempts.append(value)
             tried.add(expression)
