@@ -115,8 +115,8 @@ def _micro_batch(trajectories: Trajectories, rows: list[int], layout: str, devic
     row_N = np.repeat(np.arange(len(rows)), response_lengths)
     positions_N = np.repeat(offsets + prompt_lengths - 1, response_lengths) + times
     labels_N = np.concatenate([trajectories.responses[row] for row in rows]).astype(np.int64)
-    positions, labels, places, columns = (torch.from_numpy(x).to(device) for x in (positions_N, labels_N, row_N, times))
-    return MicroBatch(rows, inputs, positions, labels, places, columns, width)
+    at, labels, places, columns = (torch.from_numpy(x).to(device) for x in (positions_N, labels_N, row_N, times))
+    return MicroBatch(rows, inputs, at, labels, places, columns, width)
 
 
 def policy_outputs(model: Any, micro: MicroBatch, temperature: float, vocab_size: int) -> tuple[Tensor, Tensor]:

@@ -68,7 +68,7 @@ class Ranks:
             return items
         parts: list[Any] = [None] * self.world
         dist.all_gather_object(parts, items)
-        merged = []
+        merged: list[X] = []
         for place in range(max(map(len, parts))):
             merged.extend(part[place] for part in parts if place < len(part))
         return merged

@@ -38,6 +38,7 @@ class VLLMSampler:
         arguments: dict[str, Any] = {
             "model": str(folder),
             "skip_tokenizer_init": True,
+            "dtype": "bfloat16" if self.on_gpu else "float32",  # its `auto` makes half precision of float32 weights
             "logprobs_mode": "processed_logprobs",  # of the distribution that is sampled from; the default ignores the temperature
             "max_model_len": max_model_tokens,
             "gpu_memory_utilization": memory_share,

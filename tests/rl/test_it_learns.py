@@ -48,6 +48,7 @@ def _warm_start(folder, data):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_operands_are_learnt(tmp_path):
     game = {"operands": (2,), "max_number": 9, "min_target": 1, "max_target": 20, "num_train": 0, "num_test": 10}
     tasks.run(tasks.TasksSettings(out=tmp_path / "tasks", **game))
