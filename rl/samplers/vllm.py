@@ -60,6 +60,8 @@ class VLLMSampler:
             return
         assert not self.asleep, "weights pushed into a sleeping engine are lost: wake first"
         self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": _weights(self.actor)})
+        if not self.on_gpu:
+            self.engine.apply_model(_repack_head)
         if not self.engine.reset_prefix_cache():
             raise EngineError("vLLM did not drop its cached prefixes: requests are still running after a step")
         self.version = version
@@ -115,6 +117,12 @@ def check_version(version: str) -> None:
     if not OLDEST <= found <= NEWEST:
         known = f"{'.'.join(map(str, OLDEST))} to {'.'.join(map(str, NEWEST))}"
         raise EngineError(f"vLLM {version} is not known to work ({known} are): pip install 'vllm==0.32.0', or use --sampler torch")
+
+
+def _repack_head(model: Any) -> bool:
+    """The CPU build multiplies by a packed copy of a tied head, which reloading leaves as it was: old head on new layers, no error."""
+    model.lm_head.quant_method.process_weights_after_loading(model.lm_head)
+    return True
 
 
 def _weights(actor: Any) -> Iterator[tuple[str, Tensor]]:
