@@ -46,7 +46,7 @@ def test_lora_exports_a_plain_model(tmp_path):
 def test_a_folder_of_several_sets_is_not_mixed(tmp_path):
     for arm in ("enriched", "control"):
         write_data(tmp_path / "sets" / arm, count=2)
-    with pytest.raises(UserError, match="several sets .control, enriched.; name one"):
+    with pytest.raises(UserError, match=r"several sets .control, enriched.; name one"):
         parquet_files(tmp_path / "sets")
     assert len(parquet_files(tmp_path / "sets" / "control")) == 1
     write_data(tmp_path / "one" / "parts", count=2)
