@@ -38,10 +38,16 @@ class Documents:
 
 
 def parquet_files(data: Path) -> list[Path]:
-    """The Parquet files of a folder in order of their names, or the one file given. Raises UserError when there is none."""
+    """The Parquet files of a folder (or of its one subfolder) in order of their names, or the one file given.
+
+    Raises UserError when there is none, or more than one set.
+    """
     if data.is_file():
         return [data]
-    files = sorted(path for path in data.rglob("*.parquet") if not any(part.startswith(".") for part in path.relative_to(data).parts))
+    files = sorted(data.glob("*.parquet")) or sorted(data.rglob("*.parquet"))
+    folders = sorted({path.relative_to(data).parts[0] for path in files if path.parent != data})
+    if len(folders) > 1:
+        raise UserError(f"{data} holds several sets ({', '.join(folders[:4])}); name one of them")
     if not files:
         raise UserError(f"no Parquet files in {data}" if data.exists() else f"{data} does not exist")
     return files
@@ -49,9 +55,11 @@ def parquet_files(data: Path) -> list[Path]:
 
 def check_loss_setting(data: Path, loss: str) -> None:
     """Raise UserError when the arms were matched on other tokens (`curate match --count`) than `loss` would train."""
-    if not (data / MANIFEST).is_file():
+    found = [folder for folder in (data, data.parent) if (folder / MANIFEST).is_file()]
+    manifest = read_manifest(found[0]) if found else None
+    if manifest is None or "count" not in manifest.settings:
         return
-    counted = read_manifest(data).settings.get("count")
+    counted = manifest.settings["count"]
     if counted in ("completion", "all") and counted != loss:
         raise UserError(
             f"{data} was matched with --count {counted}, but --loss is {loss}: the arms would not be equal; use --loss {counted}"

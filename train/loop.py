@@ -174,7 +174,9 @@ class Run:
         if found is not None:
             check_settings(found, self.hashed)
         master = torch.float64 if self.dtype == torch.float64 else torch.float32
-        lm = load_model(settings.model, seed=settings.seed, dtype=master, tokenizer=self.tokenizer).to(self.device)
+        # weights that LoRA freezes need no master copy
+        frozen = self.dtype if settings.lora_rank else master
+        lm = load_model(settings.model, seed=settings.seed, dtype=frozen, tokenizer=self.tokenizer).to(self.device)
         difference = check_isolation(lm, self.device, self.dtype)
         if self.rank == 0:
             print(f"packing self-check: packed and separate logits differ by {difference:.1g}", file=sys.stderr, flush=True)

@@ -82,6 +82,8 @@ def add_lora(model: Any, rank: int) -> None:
     linear = {name.split(".")[-1] for name, part in model.named_modules() if isinstance(part, torch.nn.Linear) and part is not head}
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=sorted(linear)), model)
     for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
         parameter.requires_grad_("lora_" in name)
 
 

@@ -80,11 +80,12 @@ def memory(config: Any, settings: TrainSettings, *, shards: int = 1, micro_batch
     activations = kept if settings.gradient_checkpointing else config.num_hidden_layers * per_layer
     # autocast keeps one bfloat16 copy of the weights; FSDP2 gathers a layer and the embeddings at a time
     copies = total * 2 if shards == 1 else 2 * (head + untied + 2 * layers / config.num_hidden_layers)
+    weights = total * 2 + trained * 4 if settings.lora_rank else total * 4
     return Memory(
-        master_weights=total * 4 / shards / GIGA,
+        master_weights=weights / shards / GIGA,
         gradients=trained * 4 / shards / GIGA,
         moments=trained * moment_bytes / shards / GIGA,
-        compute_copies=copies / GIGA,
+        compute_copies=0.0 if settings.lora_rank else copies / GIGA,
         activations=activations / GIGA,
         loss=(head * 2 + 512 * config.vocab_size * 6 + micro_batch_tokens * config.hidden_size * 4) / GIGA,
     )
@@ -102,10 +103,11 @@ def ways_to_fit(config: Any, settings: TrainSettings, *, shards: int, micro_batc
     ]
     both = [(f"{text} --gradient-checkpointing", {**change, "gradient_checkpointing": True}) for text, change in changes[1:]]
     found = []
-    for text, change in [*changes, *both]:
-        tried = dataclasses.replace(settings, **change)
-        if memory(config, tried, shards=shards, micro_batch_tokens=micro_batch_tokens).total <= gpu_memory_gb:
-            found.append(text)
+    for size in dict.fromkeys((micro_batch_tokens, min(micro_batch_tokens, settings.context_tokens or 4096))):
+        for text, change in [*changes, *both]:
+            tried = dataclasses.replace(settings, **change)
+            if memory(config, tried, shards=shards, micro_batch_tokens=size).total <= gpu_memory_gb:
+                found.append(text if size == micro_batch_tokens else f"{text} --micro-batch-tokens {size}")
     return found
 
 
@@ -162,15 +164,15 @@ def report(settings: PlanSettings) -> list[str]:
     total_updates = math.ceil(updates * passes) if settings.max_steps is None else min(settings.max_steps, math.ceil(updates * passes))
     flops *= total_updates / updates
     seconds = flops / (settings.peak_tflops * 1e12 * settings.assumed_mfu * settings.num_gpus)
+    best, worst = (seconds * settings.assumed_mfu / share for share in (0.55, 0.25))
     lines.append(f"{tokens:,} tokens a pass: {updates:,} updates an epoch, {total_updates:,} in all (recipe {settings.recipe})")
     lines.append(
-        f"{flops:.2g} FLOPs: {format_seconds(seconds)} on {settings.num_gpus} GPU at {settings.assumed_mfu:.0%} of {settings.peak_tflops:g} "
-        f"TFLOP/s (from {format_seconds(seconds * settings.assumed_mfu / 0.55)} at 55% to {format_seconds(seconds * settings.assumed_mfu / 0.25)} at 25%)"
+        f"{flops:.2g} FLOPs: {format_seconds(seconds)} on {settings.num_gpus} GPU at {settings.assumed_mfu:.0%} of "
+        f"{settings.peak_tflops:g} TFLOP/s (from {format_seconds(best)} at 55% to {format_seconds(worst)} at 25%)"
     )
     checkpoint = (layers + head) * 4 * 3 / GIGA
-    lines.append(
-        f"disk: {checkpoint * (settings.keep_last + 1):.1f} GB for checkpoints ({checkpoint:.1f} GB each), {need.master_weights * shards / 2:.1f} GB for the model"
-    )
+    kept = checkpoint * (settings.keep_last + 1)  # the next one is complete before the oldest goes
+    lines.append(f"disk: {kept:.1f} GB for checkpoints ({checkpoint:.1f} GB each), {(layers + head) * 2 / GIGA:.1f} GB for the model")
     return lines
 
 
