@@ -17,10 +17,11 @@ from pathlib import Path
 
 from curate.behaviors import load_behaviors
 from curate.classification import ClassifySettings
-from curate.corpus import find_files, read_rows
+from curate.corpus import find_files
 from curate.engines.models import embedded_model
 from curate.engines.settings import EngineSettings, keep_engines, make_engine
 from curate.prompts import ScoringPrompts
+from curate.reading import read_rows
 from curate.windows import split_windows
 from pipelines.classify import classify
 
