@@ -8,6 +8,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -112,16 +113,18 @@ class WriteChunks(PipelineStep):
         chunks = {chunk.name: chunk for chunk in self.ledger.chunks}
         waiting: dict[str, list[Document]] = {}
         heartbeat = Heartbeat(self.ledger.folder, rank)
-        for document in data:
-            heartbeat.count(1)
-            chunk = chunks[document.metadata["chunk"]]
-            document.text = ""
-            gathered = waiting.setdefault(chunk.name, [])
-            gathered.append(document)
-            if len(gathered) == chunk.num_rows:
-                with self.track_time("chunk"):
-                    self._write(chunk, waiting.pop(chunk.name))
-                heartbeat.reset()
+        # When writing fails, the steps before this one are closed here: an engine that the interpreter's end would close hangs it.
+        with closing(data) if hasattr(data, "close") else nullcontext():
+            for document in data:
+                heartbeat.count(1)
+                chunk = chunks[document.metadata["chunk"]]
+                document.text = ""
+                gathered = waiting.setdefault(chunk.name, [])
+                gathered.append(document)
+                if len(gathered) == chunk.num_rows:
+                    with self.track_time("chunk"):
+                        self._write(chunk, waiting.pop(chunk.name))
+                    heartbeat.reset()
         assert not waiting, f"rows went missing inside the pipeline: chunks {sorted(waiting)} never filled"
         yield from ()
 

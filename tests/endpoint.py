@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,14 @@ CUES = {
 }
 
 
+class QuietServer(ThreadingHTTPServer):
+    """Says nothing of connections that a killed client left."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class Endpoint:
     """`fault(number, body)` may return (status, headers, raw bytes) to send instead of an answer, or a number of seconds to hang."""
 
@@ -34,7 +43,10 @@ class Endpoint:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                raw = self.rfile.read(length := int(self.headers["Content-Length"]))
+                if len(raw) < length:  # the client was killed
+                    return
+                body = json.loads(raw)
                 status, headers, raw = endpoint.respond(body)
                 try:
                     self.send_response(status)
@@ -48,7 +60,7 @@ class Endpoint:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = QuietServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()

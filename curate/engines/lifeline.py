@@ -18,7 +18,7 @@ from pathlib import Path
 PR_SET_PDEATHSIG = 1
 WRAPPER = Path(__file__).with_name("lifeline.sh")
 
-_tying = False
+_owner = 0  # the process whose children are tied to it; 0 while none are
 
 
 @contextmanager
@@ -28,21 +28,21 @@ def children_end_with_us() -> Iterator[None]:
     Linux alone can do this; elsewhere the block changes nothing. Spawned children go through `lifeline.sh`, the way vLLM binds its
     own to NUMA nodes, because nothing of ours runs in them before the engine does.
     """
-    global _tying
+    global _owner
     if not sys.platform.startswith("linux"):
         yield
         return
-    before = _tying, multiprocessing.spawn.get_executable()
-    _tying = True
+    before = _owner, multiprocessing.spawn.get_executable()
+    _owner = os.getpid()
     if os.access(WRAPPER, os.X_OK):
         # It must outlive us, to remove what we leave in shared memory.
         multiprocessing.resource_tracker.ensure_running()
-        os.environ["FOURHABITS_PYTHON"] = sys.executable
+        os.environ |= {"FOURHABITS_PYTHON": sys.executable, "FOURHABITS_OWNER": str(_owner)}
         multiprocessing.spawn.set_executable(str(WRAPPER))
     try:
         yield
     finally:
-        _tying = before[0]
+        _owner = before[0]
         multiprocessing.spawn.set_executable(before[1])
 
 
@@ -60,10 +60,12 @@ def end_with_parent() -> None:
 
 
 def _tie_forked_child() -> None:
-    global _tying
-    if _tying:
-        _tying = False
+    global _owner
+    owner, _owner = _owner, 0
+    if owner:
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != owner:  # it ended before the kernel knew of our wish
+            os._exit(1)
 
 
 if sys.platform.startswith("linux"):

@@ -1,12 +1,13 @@
 """What the tests of whole runs share: a small corpus, the command as a process group of its own, and its rows."""
 
-import contextlib
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,15 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1"}
 
 
-def start(*arguments: object, moment: str = "never", number: int = 0, cwd: Path | None = None) -> subprocess.Popen:
-    """`curate *arguments` as the leader of a process group of its own."""
+def start(
+    *arguments: object, moment: str = "never", number: int = 0, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> subprocess.Popen:
+    """`curate *arguments` as the leader of a process group of its own; `env` is added to the environment."""
     command = [sys.executable, COMMAND, moment, number, *arguments]
     return subprocess.Popen(
         [str(item) for item in command],
         cwd=cwd,
-        env=environment(),
+        env=environment() | (env or {}),
         start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -52,9 +55,9 @@ def start(*arguments: object, moment: str = "never", number: int = 0, cwd: Path 
     )
 
 
-def run(*arguments: object, timeout: float = 120) -> tuple[int, str]:
+def run(*arguments: object, timeout: float = 120, cwd: Path | None = None, env: dict[str, str] | None = None) -> tuple[int, str]:
     """(exit code, what it printed) of `curate *arguments`; its whole group is gone afterwards."""
-    process = start(*arguments)
+    process = start(*arguments, cwd=cwd, env=env)
     try:
         output, _ = process.communicate(timeout=timeout)
     finally:
@@ -63,9 +66,12 @@ def run(*arguments: object, timeout: float = 120) -> tuple[int, str]:
 
 
 def kill_group(process: subprocess.Popen) -> None:
-    """SIGKILL to the process and all that it started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    """SIGKILL to the process and all that it started; returns when they are gone."""
+    deadline = time.monotonic() + 10
+    while group_members(process.pid) and time.monotonic() < deadline:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        time.sleep(0.02)
 
 
 def group_members(leader: int) -> dict[int, str]:
