@@ -24,8 +24,17 @@ PIECES = st.sampled_from(
         "```xml\n",
         "<",
         ">",
+        "text",
+        " ",
+        "\n",
+        "</",
+        "<count>",
+        "<answer",
+        "\x00",
+        "𝒙",
+        "<|im_end|>",
+        "x < y > z",
     ]
-    + ["text", " ", "\n", "</", "<count>", "<answer", "\x00", "𝒙", "<|im_end|>", "x < y > z"]
 )
 CONTENT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40).map(lambda text: text.replace("<", "≺")).filter(str.strip)
 
