@@ -121,7 +121,7 @@ def _read_parquet(root: str, path: str, wanted: Sequence[tuple[int, int]], colum
                             yield from _batch_rows(batch.slice(low - number, high - low), low)
                     number += batch.num_rows
             except (pa.ArrowException, OSError) as error:
-                if getattr(error, "errno", None) is not None:
+                if not _of_content(error):
                     raise
                 raise BadFile(f"damaged in row group {group}: {_first_line(error)}") from None
 
@@ -156,9 +156,14 @@ def _open_parquet(root: str, path: str) -> Any:
     try:
         return pq.ParquetFile(file, pre_buffer=False)
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-        if getattr(error, "errno", None) is not None:
+        if not _of_content(error):
             raise
         raise BadFile(f"not a Parquet file, or cut off: {_first_line(error)}") from None
+
+
+def _of_content(error: BaseException) -> bool:
+    """Whether Arrow complains about what it read, and not the disk or the hub (whose errors have a number or a type of their own)."""
+    return type(error) is OSError and error.errno is None if isinstance(error, OSError) else True
 
 
 def _lines(root: str, path: str) -> Iterator[bytes]:

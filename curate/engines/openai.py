@@ -24,11 +24,11 @@ from curate.engines.settings import EngineSettings
 from curate.records.errors import EngineError, UserError
 
 TOP_LOGPROBS = 20
-LONGEST_WAIT_SECONDS = 60.0
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 60.0
 CERTAIN = 1e-3  # log-probabilities are at most 0, give or take rounding
 # Servers parse control tokens inside a message; a zero-width space keeps those of a document from being taken for ours.
 CONTROL_TOKEN = re.compile(
-    r"<(?=\|[^|<>\n]{1,40}\|>|｜[^｜<>\n]{1,40}｜>)"  # <|im_end|>, and with the wide bars of DeepSeek
+    r"<(?=\|[^|<>\s]{1,40}\|>|｜[^｜<>\s]{1,40}｜>)"  # <|im_end|>, and with the wide bars of DeepSeek
     r"|<(?=/?s>|/?think>|/?tool_call>|[be]os>|pad>|unk>|(?:start|end)_of_turn>)"
     r"|<(?=repo_?name>|file_sep>|filename>|gh_stars>|issue_(?:start|comment|closed)>|jupyter_\w{1,10}>|empty_output>)"
     r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])"
@@ -124,13 +124,13 @@ class OpenAIEngine:
         )
 
     async def _ask(self, prompt: Prompt, **options: Any) -> dict[str, Any]:
-        content = CONTROL_TOKEN.sub("<\u200b", prompt.head + prompt.body + prompt.tail)
+        content = CONTROL_TOKEN.sub("\\g<0>\u200b", prompt.head + prompt.body + prompt.tail)
         body = {"model": self._settings.model, "messages": [{"role": "user", "content": content}], **options}
         problem = ""
         for attempt in range(self._settings.max_retries + 1):
             self._check_budget()
             self._requests += 1
-            wait = min(0.5 * 2**attempt, LONGEST_WAIT_SECONDS) * (0.5 + self._jitter.random() / 2)
+            wait = min(FIRST_WAIT_SECONDS * 2**attempt, LONGEST_WAIT_SECONDS) * (0.5 + self._jitter.random() / 2)
             try:
                 response = await self._client.post("chat/completions", json=body)
             except httpx.TimeoutException:

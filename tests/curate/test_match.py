@@ -104,7 +104,7 @@ def test_training_reads_braces_as_they_stand_and_one_end_of_text_is_counted() ->
 
 def test_a_gated_or_unknown_tokenizer_names_the_way_out(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", refuse)
-    with pytest.raises(UserError, match="gated: ask for access .*--tokenizer") as caught:
+    with pytest.raises(UserError, match=r"gated: ask for access .*--tokenizer") as caught:
         load_tokenizer("meta-llama/Llama-3.2-3B")
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="choose another with --tokenizer"):

@@ -119,7 +119,7 @@ def test_parts_that_do_not_belong_are_named(tmp_path: Path) -> None:
     made.open()
     stray = tmp_path / "parts" / "stray.parquet"
     write_part(stray, pa.table({"a": [1]}))
-    with pytest.raises(UserError, match="stray.parquet is no chunk of this stage"):
+    with pytest.raises(UserError, match=r"stray.parquet is no chunk of this stage"):
         made.open()
     stray.rename(made.part(made.chunks[0]))
     with pytest.raises(UserError, match="was made with other settings"):
