@@ -59,13 +59,20 @@ def test_no_flag_or_default_has_changed_unnoticed() -> None:
 def test_every_option_says_what_it_does() -> None:
     for script, entry in SCRIPTS.items():
         app = app_of(entry)
-        bare = [line for line in (flags(script, app) if app else ()) if line.startswith("    ") and line.endswith(":") and "--help" not in line]
+        bare = [
+            line for line in (flags(script, app) if app else ()) if line.startswith("    ") and line.endswith(":") and "--help" not in line
+        ]
         assert bare == []
 
 
 def test_the_defaults_are_those_of_the_mission() -> None:
     text = SNAPSHOT.read_text()
-    for default in ("--model = Qwen/Qwen2.5-32B-Instruct", "--dataset (repeatable) = ['openwebmath']", "--budget-tokens = 8300000", "--arms = pairs"):
+    for default in (
+        "--model = Qwen/Qwen2.5-32B-Instruct",
+        "--dataset (repeatable) = ['openwebmath']",
+        "--budget-tokens = 8300000",
+        "--arms = pairs",
+    ):
         assert default in text
     assert "--tokenizer = meta-llama/Llama-3.2-3B" in text
 

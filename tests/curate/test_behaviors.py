@@ -59,7 +59,10 @@ def test_a_shipped_name_is_replaced_in_its_place(tmp_path: Path) -> None:
         ("[behavior]\nname='a'", ["no [[behavior]] block"]),
         ("behavior = [1]", ["behavior 1 is not a [[behavior]] block"]),
         ("[[behavior]]\nname = ['a']", ["'name' is missing or empty"]),
-        ("[[behavior]]\nnaem='a'\nshort=' '", ["unknown key 'naem' (did you mean 'name'?)", "'name' is missing", "'short' is missing", "'question' is"]),
+        (
+            "[[behavior]]\nnaem='a'\nshort=' '",
+            ["unknown key 'naem' (did you mean 'name'?)", "'name' is missing", "'short' is missing", "'question' is"],
+        ),
         (FIFTH + "cues = 'wait'", ["'cues' must be a list of texts"]),
         (FIFTH + "cues = [1]", ["'cues' must be a list of texts"]),
         (FIFTH.replace('"analogy"', '"by analogy"'), ["a name is made of letters, digits and _"]),
