@@ -85,20 +85,25 @@ def draw_order(keys: Sequence[str], seed: int) -> list[int]:
 def pair_within_strata(enriched: "pl.DataFrame", control: "pl.DataFrame", strata: Sequence[str], seed: int) -> list[tuple[int, int]]:
     """Pair rows of two arms one to one inside equal values of `strata` (coarsened exact matching), nearest in `num_loss_tokens`.
 
-    Both frames need the strata columns, `pair_id` and `num_loss_tokens`. Returns pairs of row numbers; the rest stays unmatched.
+    Both frames need the strata columns, `pair_id` and `num_loss_tokens`. In each stratum the rows of the smaller side choose, in a
+    seeded order, so that a surplus on the other side serves to make the arms equal. Returns pairs of row numbers; the rest stays
+    unmatched.
     """
+    tokens = [arm["num_loss_tokens"].to_list() for arm in (enriched, control)]
+    groups: dict[tuple[Any, ...], tuple[list[int], list[int]]] = {}
+    for side, arm in enumerate((enriched, control)):
+        for index, key in enumerate(arm.select(strata).iter_rows()):
+            groups.setdefault(key, ([], []))[side].append(index)
     pairs: list[tuple[int, int]] = []
-    others: dict[tuple[Any, ...], list[int]] = {}
-    for index, row in enumerate(control.iter_rows(named=True)):
-        others.setdefault(tuple(row[name] for name in strata), []).append(index)
-    tokens = control["num_loss_tokens"].to_list()
-    rows = enriched.to_dicts()
-    for index in draw_order(enriched["pair_id"].to_list(), seed):
-        free = others.get(tuple(rows[index][name] for name in strata))
-        if free:
-            nearest = min(free, key=lambda other: (abs(tokens[other] - rows[index]["num_loss_tokens"]), other))
+    for rows in groups.values():
+        choosing = 0 if len(rows[0]) <= len(rows[1]) else 1
+        names = (enriched, control)[choosing]["pair_id"]
+        free = list(rows[1 - choosing])
+        for place in draw_order([names[index] for index in rows[choosing]], seed):
+            index = rows[choosing][place]
+            nearest = min(free, key=lambda other: (abs(tokens[1 - choosing][other] - tokens[choosing][index]), other))
             free.remove(nearest)
-            pairs.append((index, nearest))
+            pairs.append((index, nearest) if choosing == 0 else (nearest, index))
     return pairs
 
 

@@ -1,0 +1,72 @@
+"""Prevalences with intervals, and what rewriting did to behaviors: golden values by hand and from the literature."""
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curate.frequencies import frequencies
+from curate.verify import TARGETS, family, fidelity, passage, wilson
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (81, 263, 0.2553, 0.3662), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_intervals_are_those_of_newcombe_1998(successes: int, trials: int, low: float, high: float) -> None:
+    assert wilson(successes, trials) == pytest.approx((low, high), abs=2e-4)
+
+
+@given(st.integers(0, 300).flatmap(lambda trials: st.tuples(st.integers(0, trials), st.just(trials))))
+def test_an_interval_holds_its_share_and_stays_a_share(pair: tuple[int, int]) -> None:
+    low, high = wilson(*pair)
+    assert 0 <= low <= high <= 1
+    assert pair[1] == 0 or low - 1e-9 <= pair[0] / pair[1] <= high + 1e-9
+
+
+def test_frequencies_leave_errors_out_and_say_that_nothing_corrected_them() -> None:
+    labels = pl.DataFrame({"a_score": [0.9, 0.6, 0.1, 0.2, None], "error": [None, None, None, None, "broken"]})
+    share, mean = frequencies(labels, ["a"], threshold=0.6)
+    assert (share["value"], share["documents"], share["corrected"]) == (0.5, 4, False)
+    assert (share["low"], share["high"]) == wilson(2, 4)
+    assert mean["value"] == pytest.approx(0.45) and mean["low"] < 0.45 < mean["high"]
+
+
+def test_no_usable_label_gives_no_value_and_the_widest_interval() -> None:
+    labels = pl.DataFrame({"a_score": [None], "error": ["broken"]}, schema={"a_score": pl.Float32, "error": pl.String})
+    for row in frequencies(labels, ["a"], 0.5):
+        assert (row["value"], row["documents"], row["low"], row["high"]) == (None, 0, 0.0, 1.0)
+
+
+def test_fidelity_holds_each_cell_against_its_own_target() -> None:
+    """Four documents: two show the behavior (0, 1), two do not; each is rewritten as it is and stripped."""
+    sources = pl.DataFrame({"file_sha256": ["f"] * 4, "source_row": range(4), "a_score": [0.9, 0.8, 0.1, 0.2]})
+    preserve, strip = [0.9, 0.1, 0.7, 0.1], [0.1, 0.6, 0.1, 0.1]
+    labels = pl.DataFrame(
+        {
+            "file_sha256": ["f"] * 9,
+            "source_row": [0, 1, 2, 3, 0, 1, 2, 3, 3],
+            "cell": ["selected"] * 4 + ["selected_stripped"] * 4 + ["selected"],
+            "a_score": [*preserve, *strip, None],
+            "error": [None] * 8 + ["broken"],
+        }
+    )
+    kept, stripped = fidelity(labels, sources, ["a"], {"a": 0.5})
+    assert [kept[key] for key in ("cell", "rewrites", "source_shows", "kept", "lost", "gained")] == ["selected", 4, 2, 1, 1, 1]
+    assert kept["agreement"] == 0.5 and (kept["agreement_low"], kept["agreement_high"]) == wilson(2, 4)
+    assert [stripped[key] for key in ("cell", "kept", "lost", "gained", "target")] == ["selected_stripped", 1, 1, 0, "none"]
+    assert stripped["agreement"] == 0.75
+
+
+def test_every_cell_that_is_written_has_a_target() -> None:
+    assert {"selected", "selected_stripped", "free", "paper_enriched", "paper_control"} <= set(TARGETS)
+
+
+def test_judge_and_rewriter_of_one_family_are_recognised() -> None:
+    assert family("Qwen/Qwen2.5-32B-Instruct") == family("/models/qwen3-8b/") == "qwen"
+    assert family("meta-llama/Llama-3.2-3B") == "llama" != family("smollm2-135m")
+    assert family(None) == ""
+
+
+def test_the_judge_sees_no_tags() -> None:
+    assert passage({"question": "q", "thoughts": "t", "answer": "a"}) == "q\n\nt\n\na"
