@@ -48,7 +48,8 @@ class OpenAIEngine:
     def __init__(self, settings: EngineSettings) -> None:
         if not settings.base_url:
             raise UserError("--engine openai needs --base-url, for example http://localhost:8000/v1 or https://api.openai.com/v1")
-        if httpx.URL(settings.base_url).userinfo:
+        url = _checked_url(settings.base_url)
+        if httpx.URL(url).userinfo:
             raise UserError(f"--base-url must hold no name or password (manifests show it); put the key into ${settings.api_key_env}")
         if settings.max_dollars is not None and not (settings.price_in or settings.price_out):
             raise UserError("--max-dollars needs --price-in and --price-out (dollars per million tokens)")
@@ -62,7 +63,7 @@ class OpenAIEngine:
         if not key.isascii() or not key.isprintable():  # the HTTP library would show it in its error
             raise UserError(f"the key in ${settings.api_key_env} has characters that no key has (a line break, an accent); set it again")
         self._client = httpx.AsyncClient(
-            base_url=_checked_url(settings.base_url),
+            base_url=url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(settings.timeout_seconds, connect=min(10.0, settings.timeout_seconds)),
             limits=httpx.Limits(max_connections=settings.max_in_flight, max_keepalive_connections=settings.max_in_flight),

@@ -39,6 +39,7 @@ def _difference(a, b):
     return max((a[key] - b[key]).abs().max().item() for key in a)
 
 
+@pytest.mark.slow
 def test_a_run_writes_what_it_promises(tmp_path):
     ppo.run(small_settings(tmp_path, shuffle=True, entropy_coefficient=0.01, reward="random"))
     run = tmp_path / "run"
@@ -65,6 +66,7 @@ def test_a_run_writes_what_it_promises(tmp_path):
         ppo.run(small_settings(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
