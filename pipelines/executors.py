@@ -136,6 +136,8 @@ def _run_local(pipeline: list[Any], ledger: Ledger, tasks: int) -> None:
 def _run_rank(pipeline: list[Any], folder: Path, tasks: int, rank: int, sender: Any, environment: dict[str, str]) -> None:
     """One task of several, in its own process. Sends (name of the exception, message) when it stops early."""
     end_with_parent()
+    # Tasks share the cores: without this each engine on the CPU would start a thread for every one of them.
+    os.environ["OMP_NUM_THREADS"] = str(max((os.cpu_count() or 1) // tasks, 1))
     os.environ.update(environment)  # the process that forks tasks was started once and keeps the environment of that time
     descriptor = os.open(folder / "logs" / "console.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)

@@ -32,6 +32,8 @@ class VllmEngine:
             raise EngineError(
                 f"the vllm engine cannot be imported ({error}); `make install` for a CPU, `pip install 'fourhabits[gpu]'` for a GPU"
             ) from None
+        if not has_gpu():  # by default vLLM binds every engine of a machine to the same cores, and leaves one core idle
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         source = resolve_model(settings.model, settings.revision, settings.trust_remote_code)
         self.info = EngineInfo("vllm", source.name, source.revision, source.stand_in)
         self._renderer = PromptRenderer(_tokenizer(source.location, settings), settings.chat_template_text())

@@ -177,6 +177,7 @@ def test_kills_of_rewrite_leave_every_row_once(finished: Finished, tmp_path: Pat
     assert_same(out, tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_parts_of_other_settings_are_refused_after_a_kill(finished: Finished, tmp_path: Path) -> None:
     """The record of what is done survives a kill together with what it was done with."""
     out = tmp_path / "labels"

@@ -13,7 +13,7 @@ import pytest
 from curate.records.manifest import read_manifest
 from tests.pipelines.runs import environment, group_members, kill_group, parts_of, rows_of, start, write_corpus
 
-ROWS, CHUNK_ROWS = 12, 2
+ROWS, CHUNK_ROWS = 8, 2
 OPTIONS = {"model": "smollm2-135m", "max_model_tokens": 2048, "min_label_mass": 0.0, "chunk_rows": CHUNK_ROWS}
 # One process resumes the killed run and makes the reference, so that the model is loaded once for both.
 RESUME = f"""

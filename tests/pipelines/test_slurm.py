@@ -84,7 +84,7 @@ def test_four_tasks_give_the_rows_of_a_local_run(
 
 
 @pytest.mark.slow
-def test_a_task_that_fails_is_told_with_its_reason_and_log(cluster: Cluster, corpus: Path, endpoint: Endpoint, tmp_path: Path) -> None:
+def test_a_task_that_fails_is_told_with_its_reason_and_log(cluster: Cluster, corpus: Path, tmp_path: Path) -> None:
     down = "http://127.0.0.1:9/v1"
     code, output = run(*submitted(corpus, down, 2, "--max-retries", 0), cwd=tmp_path, env=cluster.env)
     assert code == 4, output
@@ -94,10 +94,6 @@ def test_a_task_that_fails_is_told_with_its_reason_and_log(cluster: Cluster, cor
     assert any("ConnectError" in path.read_text() for path in (logs / "slurm_logs").glob("*.out"))
     assert not cluster.ask("squeue", "--noheader"), "something waits behind the failed job for ever"
     assert not list((tmp_path / "labels" / "parts").glob("*"))
-
-    code, output = run(*submitted(corpus, endpoint.url, 3), cwd=tmp_path, env=cluster.env)
-    assert code == 0, output
-    assert len(rows_of(tmp_path / "labels")) == ROWS
 
 
 @pytest.mark.slow
@@ -117,6 +113,7 @@ def test_a_killed_command_finds_its_job_again(cluster: Cluster, corpus: Path, lo
 
 @pytest.mark.slow
 def test_a_task_that_is_killed_leaves_whole_chunks(cluster: Cluster, corpus: Path, local: Manifest, tmp_path: Path) -> None:
+    """What the others did is kept, and the rest may be done anywhere: here on this machine."""
     with Endpoint(latency_seconds=0.05) as slow:
         command = submitted(corpus, slow.url, 2, "--max-in-flight", 2)
         process = start(*command, cwd=tmp_path, env=cluster.env)
@@ -128,7 +125,7 @@ def test_a_task_that_is_killed_leaves_whole_chunks(cluster: Cluster, corpus: Pat
         assert f"chunks are not done; the tasks' logs are in {Path('labels/logs')}" in output
         kept = parts_of(tmp_path / "labels")
         assert ROWS // CHUNK_ROWS // 2 <= len(kept) < ROWS // CHUNK_ROWS
-        code, output = run(*command, "--tasks", 1, cwd=tmp_path, env=cluster.env)
+        code, output = run(*command, "--executor", "local", "--tasks", 1, cwd=tmp_path)
         assert code == 0, output
     assert rows_of(tmp_path / "labels") == rows_of(corpus.parent / "local")
     assert {name: content for name, content in parts_of(tmp_path / "labels").items() if name in kept} == kept
