@@ -30,6 +30,7 @@ from train.flops import peak_flops, training_flops
 from train.metrics import FILE_NAME as METRICS
 from train.metrics import Live, MetricsFile, make_trackers, peak_memory_gb
 from train.model import DTYPES, CausalLoss, compute_dtype, is_tied, load_model, load_tokenizer, loss_inputs, source_dtype
+from train.onednn import use_onednn
 from train.optimizers import add_lora, make_optimizer, merged_weights
 from train.schedule import learning_rate
 from train.settings import TrainSettings, resolve
@@ -180,6 +181,8 @@ class Run:
         difference = check_isolation(lm, self.device, self.dtype)
         if self.rank == 0:
             print(f"packing self-check: packed and separate logits differ by {difference:.1g}", file=sys.stderr, flush=True)
+        if self.device.type == "cpu" and not settings.compile:
+            use_onednn(lm)
         self.lm, self.config, tied = lm, lm.config, is_tied(lm)
         if settings.lora_rank:
             add_lora(lm, settings.lora_rank)

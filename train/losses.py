@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from train.onednn import product
+
 IGNORED = -100
-CHUNK_TOKENS = 512
+CHUNK_TOKENS = 256
 CHUNK_VOCAB = 16_384  # the weight's gradient is added up in blocks of this many rows, which bounds the temporary
 
 
@@ -75,16 +77,19 @@ class _CrossEntropy(torch.autograd.Function):
             weight_c = weight.to(dtype)
             for rows in kept.split(chunk_tokens):
                 hidden_c, target = hidden[rows].to(dtype), labels[rows].unsqueeze(1)
-                logits = (hidden_c @ weight_c.T).to(wide)
-                lse = logits.logsumexp(1, keepdim=True)
-                loss += (lse - logits.gather(1, target)).sum()
+                logits = product(hidden_c, weight_c).to(wide)
+                largest = logits.amax(1, keepdim=True)
+                loss += (largest - logits.gather(1, target)).sum()
+                # in place, one exponential: the chunk's logits become its probabilities, then its gradient
+                exps = logits.sub_(largest).exp_()
+                sums = exps.sum(1, keepdim=True)
+                loss += sums.log().sum()
                 if grad_hidden is None and grad_weight is None:
                     continue
-                probs = logits.sub_(lse).exp_()  # in place: the chunk's logits become its gradient
-                dlogits = probs.scatter_add_(1, target, torch.full_like(lse, -1.0)).to(dtype)
-                del logits, probs
+                dlogits = exps.div_(sums).scatter_add_(1, target, torch.full_like(sums, -1.0)).to(dtype)
+                del logits, exps
                 if grad_hidden is not None:
-                    grad_hidden[rows] = (dlogits @ weight_c).to(hidden.dtype)
+                    grad_hidden[rows] = product(dlogits, weight_c.T).to(hidden.dtype)
                 if grad_weight is not None:
                     _add_weight_gradient(grad_weight, dlogits, hidden_c)
         ctx.gradients, ctx.weight_dtype = (grad_hidden, grad_weight), weight.dtype
@@ -115,7 +120,7 @@ class _LogProbs(torch.autograd.Function):
         with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
             weight_c = weight.to(dtype)
             for rows in kept.split(chunk_tokens):
-                logits = (hidden[rows].to(dtype) @ weight_c.T).to(wide).div_(temperature)
+                logits = product(hidden[rows].to(dtype), weight_c).to(wide).div_(temperature)
                 lse = logits.logsumexp(1)
                 logprobs[rows] = logits.gather(1, labels[rows].unsqueeze(1)).squeeze(1) - lse
                 # H = lse - sum(p * logit)
@@ -138,7 +143,7 @@ class _LogProbs(torch.autograd.Function):
             weight_c = weight.to(dtype)
             for rows in kept.split(ctx.chunk_tokens):
                 hidden_c = hidden[rows].to(dtype)
-                logp = (hidden_c @ weight_c.T).to(wide).div_(ctx.temperature).sub_(lses[rows].unsqueeze(1))
+                logp = product(hidden_c, weight_c).to(wide).div_(ctx.temperature).sub_(lses[rows].unsqueeze(1))
                 probs = logp.exp()
                 g_logp, g_entropy = grad_logprobs[rows].unsqueeze(1), grad_entropy[rows].unsqueeze(1)
                 # d logprob / d logit = onehot - p ;  d entropy / d logit = -p (log p + H)
@@ -146,7 +151,7 @@ class _LogProbs(torch.autograd.Function):
                 dlogits.scatter_add_(1, labels[rows].unsqueeze(1), g_logp).div_(ctx.temperature)
                 dlogits = dlogits.to(dtype)
                 if grad_hidden is not None:
-                    grad_hidden[rows] = (dlogits @ weight_c).to(hidden.dtype)
+                    grad_hidden[rows] = product(dlogits, weight_c.T).to(hidden.dtype)
                 if grad_weight is not None:
                     _add_weight_gradient(grad_weight, dlogits, hidden_c)
         return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None, None

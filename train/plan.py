@@ -66,6 +66,7 @@ def memory(config: Any, settings: TrainSettings, *, shards: int = 1, micro_batch
     and hidden unit in bfloat16 with flash attention (Korthikanti et al. 2022, eq. 2 without the attention matrix).
     """
     from train.flops import matrix_parameters
+    from train.losses import CHUNK_TOKENS
 
     layers, head = matrix_parameters(config)
     untied = 0 if config.tie_word_embeddings else head
@@ -87,7 +88,7 @@ def memory(config: Any, settings: TrainSettings, *, shards: int = 1, micro_batch
         moments=trained * moment_bytes / shards / GIGA,
         compute_copies=0.0 if settings.lora_rank else copies / GIGA,
         activations=activations / GIGA,
-        loss=(head * 2 + 512 * config.vocab_size * 6 + micro_batch_tokens * config.hidden_size * 4) / GIGA,
+        loss=(head * 2 + CHUNK_TOKENS * config.vocab_size * 6 + micro_batch_tokens * config.hidden_size * 4) / GIGA,
     )
 
 
