@@ -59,6 +59,14 @@ def choose_habits(habits: Sequence[str], behaviors: Sequence[str]) -> list[str]:
     return list(habits)
 
 
+def keep(frame: "pl.DataFrame", condition: "pl.Expr", reason: str, dropped: dict[str, int]) -> "pl.DataFrame":
+    """Rows that meet `condition`; the others are counted in `dropped` under `reason`."""
+    kept = frame.filter(condition)
+    if kept.height < frame.height:
+        dropped[reason] = dropped.get(reason, 0) + frame.height - kept.height
+    return kept
+
+
 @dataclass(frozen=True)
 class Assignment:
     """Label rows with a column `cell` (selected or free), rows left out by reason, and the thresholds that were used."""
@@ -81,26 +89,20 @@ def assign_cells(labels: "pl.DataFrame", behaviors: Sequence[str], settings: Sel
     chosen = choose_habits(settings.habits, behaviors)
     dropped: dict[str, int] = {}
 
-    def keep(frame: pl.DataFrame, condition: pl.Expr, reason: str) -> pl.DataFrame:
-        kept = frame.filter(condition)
-        if kept.height < frame.height:
-            dropped[reason] = frame.height - kept.height
-        return kept
-
-    frame = keep(labels, pl.col("error").is_null(), "label error")
+    frame = keep(labels, pl.col("error").is_null(), "label error", dropped)
     for name, cut in (("problem", settings.problem), ("solution", settings.solution)):
         least = thresholds(cut, "top", frame, [name])[name]
-        frame = keep(frame, pl.col(f"{name}_score") >= least, f"no {name}")
+        frame = keep(frame, pl.col(f"{name}_score") >= least, f"no {name}", dropped)
     frame = frame.sort("file_sha256", "source_row")
     present = thresholds(settings.present, "top", frame, behaviors)
     absent = thresholds(settings.absent, "bottom", frame, behaviors)
     shown = pl.any_horizontal(*[pl.col(f"{name}_score") >= present[name] for name in chosen])
     free = pl.all_horizontal(*[pl.col(f"{name}_score") < absent[name] for name in behaviors])
     cell = pl.when(shown).then(pl.lit("selected")).when(free).then(pl.lit("free"))
-    frame = keep(frame.with_columns(cell.alias("cell")), pl.col("cell").is_not_null(), "between the arms")
+    frame = keep(frame.with_columns(cell.alias("cell")), pl.col("cell").is_not_null(), "between the arms", dropped)
     if settings.limit is not None:
         order = pl.int_range(pl.len()).shuffle(seed=settings.seed).over("cell")
-        frame = keep(frame.with_columns(order.alias("_order")), pl.col("_order") < settings.limit, "over the limit").drop("_order")
+        frame = keep(frame.with_columns(order.alias("_order")), pl.col("_order") < settings.limit, "over the limit", dropped).drop("_order")
     return Assignment(frame, dropped, present, absent)
 
 

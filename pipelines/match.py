@@ -25,6 +25,7 @@ from curate.records.command import require
 from curate.records.errors import UserError
 from curate.records.manifest import InputFile, Manifest, read_manifest
 from curate.records.parts import write_json
+from curate.selection import keep
 from pipelines.stage import read_table, write_table
 
 IDENTITY = ["file_sha256", "source_row"]
@@ -78,14 +79,6 @@ def match(settings: MatchSettings) -> Manifest:
         print(f"note: {warning}")
     write_json(out / BALANCE_FILE, balance(sets))
     return write_sets(out, settings, sets, files, frame.height, dropped, started, kind, warnings)
-
-
-def keep(frame: pl.DataFrame, condition: pl.Expr, reason: str, dropped: dict[str, int]) -> pl.DataFrame:
-    """Rows that meet `condition`; the others are counted under `reason`."""
-    kept = frame.filter(condition)
-    if kept.height < frame.height:
-        dropped[reason] = dropped.get(reason, 0) + frame.height - kept.height
-    return kept
 
 
 def add_labels(qa: pl.DataFrame, manifest: Manifest, verified: Path | None) -> pl.DataFrame:
