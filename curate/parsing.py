@@ -20,13 +20,15 @@ class Parsed:
 def parse_tags(text: str, names: Sequence[str], truncated: bool = False) -> Parsed:
     """Read `<name>…</name>` for each of `names` from a model's answer.
 
-    Accepts any case, blanks inside tags, text around them, a code fence around everything, a repeated block (the first that is not
-    empty counts), and a closing tag that is missing before the next opening one or at the end of an answer that was not cut off.
+    Accepts any case, blanks inside tags, a plural for a singular and the reverse (`</thought>`), text around them, a code fence
+    around everything, a repeated block (the first that is not empty counts), and a closing tag that is missing before the next
+    opening one or at the end of an answer that was not cut off.
     Refuses a field that is absent, empty, or holds one of the tags itself. Never raises.
     """
     text = FENCE.sub("", text.strip())
-    wanted = {name.lower() for name in names}
-    marks = [(match.start(), match.end(), bool(match[1]), match[2].lower()) for match in TAG.finditer(text) if match[2].lower() in wanted]
+    wanted = {name.lower().rstrip("s"): name.lower() for name in names}
+    found = ((match, wanted.get(match[2].lower().rstrip("s"))) for match in TAG.finditer(text))
+    marks = [(match.start(), match.end(), bool(match[1]), name) for match, name in found if name]
     fields: dict[str, str] = {}
     for index, (_, begin, closing, name) in enumerate(marks):
         if closing or fields.get(name):

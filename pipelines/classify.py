@@ -3,7 +3,7 @@
 import time
 
 from curate.behaviors import behaviors_hash, load_behaviors
-from curate.classify import Classify, ClassifySettings
+from curate.classification import Classify, ClassifySettings
 from curate.corpus import find_files
 from curate.prompts import ScoringPrompts
 from curate.records import schemas
@@ -37,6 +37,6 @@ def classify(settings: ClassifySettings) -> Manifest:
         Classify(settings, settings.window_chars, settings.windows, settings.behaviors),
         WriteChunks(ledger, schemas.labels([behavior.name for behavior in behaviors])),
     ]
-    execute(pipeline, ledger, RunOptions(settings.executor, settings.tasks, settings.slurm))
+    execute(pipeline, ledger, RunOptions.of(settings))
     notes = {"behaviors": [behavior.name for behavior in behaviors], "copies_skipped": found.copies}
     return finish(ledger, settings, started, found.failed, prompts.hash(), notes)

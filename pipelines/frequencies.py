@@ -4,8 +4,8 @@ import time
 
 import pyarrow as pa
 
-from curate.frequencies import FrequenciesSettings
-from curate.frequencies import frequencies as estimate
+from curate.prevalence import FrequenciesSettings
+from curate.prevalence import frequencies as estimate
 from curate.records import schemas
 from curate.records.command import require
 from curate.records.manifest import Manifest
@@ -24,9 +24,9 @@ def frequencies(settings: FrequenciesSettings) -> Manifest:
     rows = estimate(labels, behaviors, settings.threshold)
     for row in rows:
         interval = f"[{row['low']:.4f}, {row['high']:.4f}]"
-        print(f"{row['behavior']:20} {row['estimate']:6} {row['value'] or 0:.4f}  {interval}  of {row['documents']}")
+        print(f"{row['behavior']:20} {row['estimate']:6} {row['value'] or 0:.4f}  {interval} of {row['documents']} documents")
     print("not corrected for the judge's errors: no gold labels were given")
-    dropped = {"summarised": labels.height}
+    table = pa.Table.from_pylist(rows)
     return write_table(
-        out, "frequencies", settings, pa.Table.from_pylist(rows), files, labels.height, dropped, started, rows_made=len(rows)
+        out, "frequencies", settings, table, files, labels.height, {"summarised": labels.height}, started, rows_made=len(rows)
     )

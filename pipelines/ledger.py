@@ -5,6 +5,7 @@ another number. Its part carries the hash of the settings in its footer; parts m
 """
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from pyarrow import ArrowInvalid
 
 from curate.records.errors import UserError
 from curate.records.manifest import InputFile, json_sha256
@@ -94,8 +96,10 @@ class Ledger:
         return self.part(chunk).exists()
 
     def missing(self) -> list[Chunk]:
-        """Chunks without a part."""
-        return [chunk for chunk in self.chunks if not self.is_done(chunk)]
+        """Chunks without a part, by one listing of the folder: on a network disk thousands of look-ups are slow, and may be stale."""
+        parts = self.folder / "parts"
+        done = set(os.listdir(parts)) if parts.is_dir() else set()
+        return [chunk for chunk in self.chunks if self.part(chunk).name not in done]
 
     def failures(self) -> dict[str, str]:
         """Files that broke while being read, with the reason; one small JSON file each, written by the task that met it."""
@@ -135,7 +139,11 @@ class Ledger:
         for part in (self.folder / "parts").glob("*.parquet"):
             if part.name not in names:
                 raise UserError(f"{part} is no chunk of this stage; remove it, or use another --out")
-            if read_footer(part).get("settings_hash") != self.settings_hash:
+            try:
+                footer = read_footer(part)
+            except (ArrowInvalid, ValueError) as error:
+                raise UserError(f"{part} is damaged ({str(error).splitlines()[0]}); remove it and run the same command again") from None
+            if footer.get("settings_hash") != self.settings_hash:
                 raise UserError(f"{part} was made with other settings; remove it, or use another --out")
 
 

@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from curate.classify import ClassifySettings
-from curate.frequencies import FrequenciesSettings
-from curate.match import MatchSettings
+from curate.classification import ClassifySettings
+from curate.matching import MatchSettings
+from curate.prevalence import FrequenciesSettings
 from curate.records.command import add_command, new_app
-from curate.report import ReportSettings
-from curate.rewrite import RewriteSettings
-from curate.select import SelectSettings
-from curate.verify import VerifySettings
+from curate.reporting import ReportSettings
+from curate.rewriting import RewriteSettings
+from curate.selection import SelectSettings
+from curate.verification import VerifySettings
 from pipelines.run import RunSettings
 from pipelines.status import DatasetsSettings, DoctorSettings, StatusSettings
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from curate.match import (
+from curate.matching import (
     ARM_CELLS,
     ARM_NAMES,
     MatchSettings,

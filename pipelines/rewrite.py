@@ -10,8 +10,8 @@ from curate.records.command import require
 from curate.records.errors import UserError
 from curate.records.manifest import InputFile, Manifest, file_sha256, read_manifest
 from curate.records.settings import to_dict
-from curate.rewrite import Rewrite, RewriteSettings, check_arms
 from curate.rewrite_prompts import rewriting_hash
+from curate.rewriting import Rewrite, RewriteSettings, check_arms
 from pipelines.executors import RunOptions, execute
 from pipelines.ledger import Ledger, make_chunks
 from pipelines.stage import begin, engine_identity, finish, part_files
@@ -39,7 +39,7 @@ def rewrite(settings: RewriteSettings) -> Manifest:
     ledger = Ledger(out, "rewrite", hashed, chunks)
     begin(ledger)
     pipeline = [ReadTable(ledger), AttachText(files, text_key), Rewrite(settings), WriteChunks(ledger, schemas.QA)]
-    execute(pipeline, ledger, RunOptions(settings.executor, settings.tasks, settings.slurm))
+    execute(pipeline, ledger, RunOptions.of(settings))
     notes = {"arms": settings.arms, "outcomes": outcomes(ledger)}
     return finish(ledger, settings, started, prompt_hash=None if settings.engine == "extract" else prompt_hash, notes=notes)
 

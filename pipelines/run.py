@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from curate.behaviors import load_behaviors
-from curate.classify import DEFAULT_DATASET, ClassifySettings
+from curate.classification import DEFAULT_DATASET, ClassifySettings
 from curate.engines.models import DEFAULT_MODEL
 from curate.engines.settings import ENGINES, keep_engines
-from curate.frequencies import FrequenciesSettings
-from curate.match import BUDGET_TOKENS, DEFAULT_TOKENIZER, MatchSettings, load_tokenizer
+from curate.matching import BUDGET_TOKENS, DEFAULT_TOKENIZER, MatchSettings, load_tokenizer
+from curate.prevalence import FrequenciesSettings
 from curate.records.command import require
 from curate.records.errors import PartialFailure, UserError
 from curate.records.settings import build, did_you_mean, option
-from curate.report import ReportSettings
-from curate.rewrite import ARMS, RewriteSettings, check_arms
-from curate.select import SelectSettings, choose_habits
-from curate.verify import VerifySettings
+from curate.reporting import ReportSettings
+from curate.rewriting import ARMS, RewriteSettings, check_arms
+from curate.selection import SelectSettings, choose_habits
+from curate.verification import VerifySettings
 
 STAGES = ("classify", "frequencies", "select", "rewrite", "verify", "match", "report")
 
@@ -47,12 +47,16 @@ class RunSettings:
     habits: tuple[str, ...] = option(("any",), "Behaviors that make a document selected: any, or names.")
     present: str = option("0.5", "Probability from which a behavior counts as shown, or top:SHARE.")
     absent: str = option("0.2", "Probability below which it counts as absent, or bottom:SHARE.")
+    problem: str = option("0.5", "Least probability that the document states a problem, or top:SHARE.")
+    solution: str = option("0.5", "Least probability that the document contains a solution, or top:SHARE.")
     budget_tokens: int = option(BUDGET_TOKENS, "Tokens of each arm.", at_least=1)
     tokenizer: str = option(DEFAULT_TOKENIZER, "Tokenizer that the tokens are counted with.")
     executor: str = option("local", "Where tasks run.", choices=("local", "slurm"))
     tasks: int = option(1, "Tasks that share the work; each drives one engine.", at_least=1)
     slurm: tuple[str, ...] = option((), "Slurm settings as name=value.")
-    stages: Path | None = option(None, "TOML file with tables [classify], [select], [rewrite], … for any other setting of a stage.")
+    stages: Path | None = option(
+        None, "TOML file with tables [classify], [rewrite], … for any other setting of a stage; may be the --config file itself."
+    )
 
 
 def run(settings: RunSettings) -> None:
@@ -135,14 +139,16 @@ def stage_settings(settings: RunSettings, name: str, settings_class: type, out: 
 
 
 def stage_overrides(path: Path | None) -> dict[str, dict[str, Any]]:
-    """Tables of the `--stages` file by stage. Raises UserError for an unknown table."""
+    """Tables of the `--stages` file by stage; its top-level keys are the run's own. Raises UserError for an unknown table."""
     if path is None:
         return {}
     try:
         raw = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"cannot read the stages file {path}: {error}") from None
-    for key, value in raw.items():
-        if key not in STAGES or not isinstance(value, dict):
+    tables = {key: value for key, value in raw.items() if isinstance(value, dict) and key != "run"}
+    build(RunSettings, {key: value for key, value in raw.items() if not isinstance(value, dict)})  # refuses unknown keys
+    for key in tables:
+        if key not in STAGES:
             raise UserError(f"{path}: {key!r} is not a table of a stage{did_you_mean(key, STAGES)}; stages are {', '.join(STAGES)}")
-    return raw
+    return tables

@@ -8,7 +8,7 @@ from curate.records import schemas
 from curate.records.command import require
 from curate.records.errors import UserError
 from curate.records.manifest import Manifest
-from curate.select import SelectSettings, assign_cells, score_distribution
+from curate.selection import SelectSettings, assign_cells, score_distribution
 from pipelines.stage import read_table, write_table
 
 

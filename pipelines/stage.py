@@ -57,6 +57,8 @@ def finish(
         notes={**(notes or {}), "requests": total["usage"].get("requests", 0)},
     )
     manifest.write(ledger.folder)
+    for leftover in [*ledger.folder.glob("*.tmp"), *(ledger.folder / "parts").glob("*.tmp")]:
+        leftover.unlink(missing_ok=True)  # of writers that were killed; every chunk that can be done is done
     if failures:
         listed = "; ".join(f"{path}: {reason}" for path, reason in failures.items())
         raise PartialFailure(f"{len(failures)} file(s) failed, everything else is done in {ledger.folder}: {listed}")
@@ -64,14 +66,17 @@ def finish(
 
 
 def engine_identity(settings: Any) -> tuple[str | None, str | None, str | None]:
-    """(model, revision, engine) for a manifest; checks early that the model exists and can run here."""
+    """(model, revision, engine) for a manifest; checks early that the model exists and, when it is to run here, can."""
     if not isinstance(settings, EngineSettings):
         return None, None, None
+    if settings.engine == "extract":  # no model takes part, whatever --model says
+        return None, None, settings.engine
     if settings.engine != "vllm":
         return settings.model, settings.revision, settings.engine
     from curate.engines.models import resolve_model
 
-    source = resolve_model(settings.model, settings.revision, settings.trust_remote_code)
+    here = getattr(settings, "executor", "local") == "local"
+    source = resolve_model(settings.model, settings.revision, settings.trust_remote_code, here)
     return source.name, source.revision, settings.engine
 
 

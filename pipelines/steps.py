@@ -8,6 +8,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from curate.records.parts import write_part
 from pipelines.ledger import Chunk, Ledger
 
 HEARTBEAT_SECONDS = 1.0
+HEARTBEAT = "heartbeat-"  # a file each, no folder: jobs_status takes every folder of logs/ for a job
 
 
 class ReadChunks(PipelineStep):
@@ -111,16 +113,18 @@ class WriteChunks(PipelineStep):
         chunks = {chunk.name: chunk for chunk in self.ledger.chunks}
         waiting: dict[str, list[Document]] = {}
         heartbeat = Heartbeat(self.ledger.folder, rank)
-        for document in data:
-            heartbeat.count(1)
-            chunk = chunks[document.metadata["chunk"]]
-            document.text = ""
-            gathered = waiting.setdefault(chunk.name, [])
-            gathered.append(document)
-            if len(gathered) == chunk.num_rows:
-                with self.track_time("chunk"):
-                    self._write(chunk, waiting.pop(chunk.name))
-                heartbeat.reset()
+        # When writing fails, the steps before this one are closed here: an engine that the interpreter's end would close hangs it.
+        with closing(data) if hasattr(data, "close") else nullcontext():
+            for document in data:
+                heartbeat.count(1)
+                chunk = chunks[document.metadata["chunk"]]
+                document.text = ""
+                gathered = waiting.setdefault(chunk.name, [])
+                gathered.append(document)
+                if len(gathered) == chunk.num_rows:
+                    with self.track_time("chunk"):
+                        self._write(chunk, waiting.pop(chunk.name))
+                    heartbeat.reset()
         assert not waiting, f"rows went missing inside the pipeline: chunks {sorted(waiting)} never filled"
         yield from ()
 
@@ -156,7 +160,7 @@ class Heartbeat:
     """How many rows of unfinished chunks a task has done: one small file a task, for the progress bar alone."""
 
     def __init__(self, folder: Path, rank: int) -> None:
-        self._path = folder / "logs" / "heartbeat" / f"{rank:05d}"
+        self._path = folder / "logs" / f"{HEARTBEAT}{rank:05d}"
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._rows = 0
         self._written = 0.0
@@ -203,7 +207,7 @@ def _text_or_none(value: Any) -> str | None:
 def heartbeat_rows(folder: Path) -> int:
     """Rows done in chunks that are still open, over all tasks."""
     total = 0
-    for path in (folder / "logs" / "heartbeat").glob("*"):
+    for path in (folder / "logs").glob(f"{HEARTBEAT}*"):
         try:
             total += int(path.read_text() or 0)
         except (OSError, ValueError):
@@ -213,5 +217,5 @@ def heartbeat_rows(folder: Path) -> int:
 
 def clear_heartbeats(folder: Path) -> None:
     """Forget what tasks of an earlier run were doing."""
-    for path in (folder / "logs" / "heartbeat").glob("*"):
+    for path in (folder / "logs").glob(f"{HEARTBEAT}*"):
         os.unlink(path)

@@ -7,7 +7,7 @@ import polars as pl
 import pyarrow as pa
 
 from curate.behaviors import behaviors_hash, load_behaviors
-from curate.classify import Classify
+from curate.classification import Classify
 from curate.prompts import ScoringPrompts
 from curate.records import schemas
 from curate.records.command import require
@@ -15,7 +15,7 @@ from curate.records.errors import UserError
 from curate.records.manifest import Manifest, read_manifest
 from curate.records.parts import write_json
 from curate.records.settings import to_dict
-from curate.verify import AsPassage, VerifySettings, family, fidelity
+from curate.verification import AsPassage, VerifySettings, family, fidelity
 from pipelines.executors import RunOptions, execute
 from pipelines.ledger import Ledger, make_chunks
 from pipelines.stage import begin, engine_identity, finish, part_files, read_table
@@ -48,11 +48,10 @@ def verify(settings: VerifySettings) -> Manifest:
         Classify(settings, settings.window_chars, behaviors_file=settings.behaviors),
         WriteChunks(ledger, schema),
     ]
-    execute(pipeline, ledger, RunOptions(settings.executor, settings.tasks, settings.slurm))
+    execute(pipeline, ledger, RunOptions.of(settings))
     warnings = judge_warnings(settings.model, read_manifest(folder).model)
-    manifest = finish(ledger, settings, started, prompt_hash=prompts.hash(), notes={"warnings": warnings, "behaviors": names})
     write_json(out / FIDELITY_FILE, compare(out, folder, names))
-    return manifest
+    return finish(ledger, settings, started, prompt_hash=prompts.hash(), notes={"warnings": warnings, "behaviors": names})
 
 
 def check_behaviors(qa: Path, names: list[str]) -> None:

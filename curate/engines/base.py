@@ -57,6 +57,7 @@ class GenerateRequest:
     temperature: float = 0.0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    frequency_penalty: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,9 @@ class OpenAIEngine:
     def __init__(self, settings: EngineSettings) -> None:
         if not settings.base_url:
             raise UserError("--engine openai needs --base-url, for example http://localhost:8000/v1 or https://api.openai.com/v1")
+        url = _checked_url(settings.base_url)
+        if httpx.URL(url).userinfo:
+            raise UserError(f"--base-url must hold no name or password (manifests show it); put the key into ${settings.api_key_env}")
         if settings.max_dollars is not None and not (settings.price_in or settings.price_out):
             raise UserError("--max-dollars needs --price-in and --price-out (dollars per million tokens)")
         self.info = EngineInfo("openai", settings.model, settings.revision)
@@ -59,7 +62,7 @@ class OpenAIEngine:
         key = os.environ.get(settings.api_key_env, "").strip()
         if not key.isascii() or not key.isprintable():  # the HTTP library would show it in its error
             raise UserError(f"the key in ${settings.api_key_env} has characters that no key has (a line break, an accent); set it again")
-        url, certificates = _checked_url(settings.base_url), httpx.create_ssl_context(trust_env=False)
+        certificates = httpx.create_ssl_context(trust_env=False)
         self._clients = [
             httpx.AsyncClient(
                 base_url=url,
@@ -105,6 +108,8 @@ class OpenAIEngine:
 
     async def _generate_one(self, request: GenerateRequest) -> Generation:
         options: dict[str, Any] = {"temperature": request.temperature}
+        if request.frequency_penalty:
+            options["frequency_penalty"] = request.frequency_penalty
         if request.stop:
             options["stop"] = list(request.stop)
         if request.temperature > 0:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from curate.engines.base import EngineInfo, GenerateRequest, Generation, Prompt, Score, ScoreRequest, label_score
+from curate.engines.lifeline import children_end_with_us
 from curate.engines.models import has_gpu, resolve_model
 from curate.engines.rendering import PromptRenderer
 from curate.engines.rolling import EventLoopThread
@@ -31,6 +32,8 @@ class VllmEngine:
             raise EngineError(
                 f"the vllm engine cannot be imported ({error}); `make install` for a CPU, `pip install 'fourhabits[gpu]'` for a GPU"
             ) from None
+        if not has_gpu():  # by default vLLM binds every engine of a machine to the same cores, and leaves one core idle
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         source = resolve_model(settings.model, settings.revision, settings.trust_remote_code)
         self.info = EngineInfo("vllm", source.name, source.revision, source.stand_in)
         self._renderer = PromptRenderer(_tokenizer(source.location, settings), settings.chat_template_text())
@@ -41,7 +44,8 @@ class VllmEngine:
         self._threads = EventLoopThread()
         arguments = AsyncEngineArgs(**_engine_arguments(source.location, settings))
         try:
-            self._llm: Any = self._threads.run(_start(AsyncLLM, arguments))
+            with children_end_with_us():
+                self._llm: Any = self._threads.run(_start(AsyncLLM, arguments))
         except Exception as error:
             self._threads.close()
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -92,6 +96,7 @@ class VllmEngine:
             temperature=request.temperature,
             seed=request.seed if request.temperature > 0 else None,
             stop=list(request.stop) or None,
+            frequency_penalty=request.frequency_penalty,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         output = await self._run(prompt_ids, parameters)
@@ -149,6 +154,8 @@ def _engine_arguments(location: str, settings: EngineSettings) -> dict[str, Any]
     if settings.quantization:
         arguments["quantization"] = settings.quantization
     if not has_gpu():
-        # Small blocks waste less of a shared prefix; compiling costs more than it returns on short CPU runs.
+        # Small blocks waste less of a shared prefix; compiling costs more than it returns on short CPU runs. A prompt prefilled in
+        # pieces together with a seed of its own kills vLLM's CPU worker ("CPU Generator does not use offset").
         arguments |= {"block_size": 32, "enforce_eager": True, "kv_cache_memory_bytes": 1 << 30, "max_num_seqs": 32}
+        arguments |= {"enable_chunked_prefill": False, "max_num_batched_tokens": settings.max_model_tokens}
     return arguments | settings.extra_arguments()

@@ -6,8 +6,9 @@ no database, nothing to lock, safe on network disks. Leftovers of a killed write
 
 import json
 import os
+import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,7 +23,8 @@ FOOTER_KEY = b"fourhabits"
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file that appears under `path` only when the block ends well. Raises OutputError when the disk refuses."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # Two nodes of a cluster may write the same part under the same process id: after a requeue, or in two jobs at once.
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
@@ -32,11 +34,17 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        _discard(temporary)
         raise output_error(path, error) from error
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        _discard(temporary)
         raise
+
+
+def _discard(temporary: Path) -> None:
+    # What went wrong may also keep us from tidying up; the user must hear of the first, not of this.
+    with suppress(OSError):
+        temporary.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curate.frequencies import frequencies
-from curate.verify import TARGETS, family, fidelity, passage, wilson
+from curate.prevalence import frequencies
+from curate.verification import TARGETS, family, fidelity, passage, wilson
 
 
 @pytest.mark.parametrize(

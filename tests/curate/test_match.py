@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curate.match import (
+from curate.matching import (
     choose_pairs,
     count_tokens,
     draw_order,

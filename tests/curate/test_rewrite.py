@@ -14,8 +14,8 @@ from curate.behaviors import load_behaviors
 from curate.engines.base import EngineInfo, GenerateRequest, Generation, Prompt
 from curate.engines.rolling import EventLoopThread
 from curate.parsing import num_words
-from curate.rewrite import REPAIR_TEMPERATURE, Asked, Job, pair_job, paper_job, run_jobs, split_question_answer
 from curate.rewrite_prompts import INSTRUCTIONS, PAPER_INSTRUCTIONS, paper_prompt, rewriting_hash, thoughts_prompt
+from curate.rewriting import REPAIR_TEMPERATURE, Asked, Job, pair_job, paper_job, run_jobs, split_question_answer
 from tests.helpers import real_data
 
 BEHAVIORS = load_behaviors()

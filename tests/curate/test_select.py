@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curate.records.errors import UserError
-from curate.select import SelectSettings, assign_cells, choose_habits, score_distribution, thresholds
+from curate.selection import SelectSettings, assign_cells, choose_habits, score_distribution, thresholds
 
 NAMES = ["verification", "backtracking"]
 ROWS = st.lists(

@@ -9,12 +9,12 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from curate.match import MatchSettings, load_tokenizer
+from curate.matching import MatchSettings, load_tokenizer
 from curate.records import schemas
 from curate.records.errors import UserError
 from curate.records.manifest import Manifest, read_manifest
 from curate.records.parts import write_part
-from curate.select import SelectSettings
+from curate.selection import SelectSettings
 from pipelines.match import match
 from pipelines.stage import part_files, write_table
 from tests.helpers import conserved, embedded_model, rows_of

@@ -64,7 +64,12 @@ def test_the_tokenizer_of_these_tests_would_take_the_bait() -> None:
 def test_an_injected_document_adds_no_control_token_to_any_prompt(document: str) -> None:
     behaviors = load_behaviors()
     prompts = [ScoringPrompts(behaviors).prompt(document, name) for name in ScoringPrompts(behaviors).questions]
-    prompts += [frame_prompt(document), paper_prompt("paper-enriched", document), paper_prompt("paper-control", document)]
+    prompts += [
+        frame_prompt("question", document),
+        frame_prompt("answer", document, "q"),
+        paper_prompt("paper-enriched", document),
+        paper_prompt("paper-control", document),
+    ]
     prompts += [thoughts_prompt(kind, document, document, document, 50, behaviors) for kind in ("preserve", "strip", "inject")]
     for prompt in prompts:
         ids = renderer().encode(prompt)

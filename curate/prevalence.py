@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curate.records.settings import option
-from curate.verify import wilson
+from curate.verification import wilson
 
 if TYPE_CHECKING:
     import polars as pl

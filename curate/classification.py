@@ -19,6 +19,7 @@ from curate.windows import document_score, notation_density, split_windows
 
 WINDOW_MODES = ("all", "first")
 DEFAULT_DATASET = ("openwebmath",)
+EVIDENCE_SCORE = 0.5  # windows from this score on are evidence, and the best one always is
 PAPER_CUT_CHARS = 12_000  # about the 3,072 tokens that the published labelling read
 
 
@@ -142,7 +143,7 @@ def label_row(item: _Pending, behaviors: Sequence[str]) -> dict[str, Any]:
         scores = item.scores[name]
         best = max(range(len(scores)), key=scores.__getitem__)
         for number, (start, end) in enumerate(item.spans):
-            if number == best or scores[number] >= 0.5:
+            if number == best or scores[number] >= EVIDENCE_SCORE:
                 evidence.append({"behavior": name, "start": start, "end": end, "score": scores[number]})
     return {
         **_about(document),

@@ -24,11 +24,10 @@ from curate.records.settings import option
 from curate.rewrite_prompts import frame_prompt, paper_prompt, rewriting_hash, thoughts_prompt
 
 ARMS = ("pairs", "paper")
-LENGTH_TOLERANCE = 0.10
 REPAIR_TEMPERATURE = 0.7
-SHORTEST_WORDS, LONGEST_WORDS = 40, 700
+SHORTEST_WORDS = 40
 TOKENS_PER_WORD = 3  # mathematics is dense in tokens; only a limit, never a target
-FRAME_TOKENS = 768
+FRAME_TOKENS = 512
 Job = Generator[GenerateRequest, Generation, list[dict[str, Any]]]
 
 
@@ -43,6 +42,10 @@ class RewriteSettings(EngineSettings):
     out: Path | None = option(None, "Folder to write to.", hashed=False)
     arms: str = option("pairs", "pairs: each selected document twice, preserve and strip; paper: the published pair.", choices=ARMS)
     behaviors: Path | None = option(None, "TOML file that adds or replaces behaviors.")
+    temperature: float = option(0.0, "Sampling temperature of first attempts; repairs use at least 0.7.")
+    frequency_penalty: float = option(0.0, "Above 0 keeps small models from going round in circles.")
+    max_words: int = option(700, "Longest thoughts that are asked for; a shorter passage asks for its own length.", at_least=40)
+    length_tolerance: float = option(0.10, "How far `strip` may be from its sibling's length, as a share; beyond it one retry.")
     limit: int | None = option(None, "Rewrite only the first N candidates.", at_least=1)
     max_passage_chars: int = option(12_000, "Longer documents become rows with an error: a rewrite must not rest on a part of its source.")
     chunk_rows: int = option(64, "Candidates per chunk: the unit that is done or not done.", at_least=1)
@@ -62,7 +65,7 @@ class Asked:
     """The requests of one job: counts them, parses the answers, repairs once."""
 
     key: str
-    seed: int
+    settings: RewriteSettings
     outcomes: Counter[str] = field(default_factory=Counter)
     usage: Counter[str] = field(default_factory=Counter)
     number: int = 0
@@ -78,9 +81,16 @@ class Asked:
         fields: dict[str, str] | None = None
         for attempt in (1, 2):
             self.number += 1
-            temperature = 0.0 if attempt == 1 else REPAIR_TEMPERATURE
-            stop = (f"</{tags[-1]}>",)
-            answer = yield GenerateRequest((self.key, self.number), prompt, max_tokens, temperature, self.seed + self.number, stop)
+            temperature = self.settings.temperature if attempt == 1 else max(self.settings.temperature, REPAIR_TEMPERATURE)
+            answer = yield GenerateRequest(
+                (self.key, self.number),
+                prompt,
+                max_tokens,
+                temperature,
+                self.settings.seed + self.number,
+                stop=(f"</{tags[-1]}>",),
+                frequency_penalty=self.settings.frequency_penalty,
+            )
             self.usage.update(
                 requests=1,
                 prompt_tokens=answer.prompt_tokens,
@@ -102,11 +112,14 @@ class Asked:
 
 def pair_job(asked: Asked, passage: str, behaviors: Sequence[Behavior]) -> Job:
     """The same problem, answer and mathematics twice: as the passage shows it, and told straight at the same length."""
-    fields, problem, attempts = yield from asked.ask(frame_prompt(passage), ("question", "answer"), FRAME_TOKENS)
-    if fields is None:
-        return [_cell(cell, {}, f"frame: {problem}", attempts) for cell in ("selected", "selected_stripped")]
+    fields: dict[str, str] = {}
+    for tag in ("question", "answer"):
+        found, problem, attempts = yield from asked.ask(frame_prompt(tag, passage, fields.get("question", "")), (tag,), FRAME_TOKENS)
+        if found is None:
+            return [_cell(cell, fields, f"{tag}: {problem}", attempts) for cell in ("selected", "selected_stripped")]
+        fields |= found
     question, answer = fields["question"], fields["answer"]
-    words = min(max(num_words(passage), SHORTEST_WORDS), LONGEST_WORDS)
+    words = min(max(num_words(passage), SHORTEST_WORDS), asked.settings.max_words)
     prompt = thoughts_prompt("preserve", passage, question, answer, words, behaviors)
     kept, problem, attempts = yield from asked.ask(prompt, ("thoughts",), TOKENS_PER_WORD * words + 64)
     if kept is None:
@@ -116,7 +129,7 @@ def pair_job(asked: Asked, passage: str, behaviors: Sequence[Behavior]) -> Job:
 
     def length_problem(fields: dict[str, str]) -> str | None:
         found = num_words(fields["thoughts"])
-        return None if within(found, target, LENGTH_TOLERANCE) else f"length outside ({found} words for {target})"
+        return None if within(found, target, asked.settings.length_tolerance) else f"length outside ({found} words for {target})"
 
     prompt = thoughts_prompt("strip", passage, question, answer, target, behaviors)
     stripped, problem, attempts = yield from asked.ask(prompt, ("thoughts",), TOKENS_PER_WORD * target + 64, length_problem)
@@ -126,7 +139,7 @@ def pair_job(asked: Asked, passage: str, behaviors: Sequence[Behavior]) -> Job:
 
 def paper_job(asked: Asked, passage: str, kind: str) -> Job:
     """One request for question, thoughts and answer together, as the published sets were made."""
-    words = min(num_words(passage), 3 * LONGEST_WORDS)
+    words = min(num_words(passage), 3 * asked.settings.max_words)
     fields, problem, attempts = yield from asked.ask(
         paper_prompt(kind, passage), ("question", "thoughts", "answer"), TOKENS_PER_WORD * words + 512
     )
@@ -167,7 +180,7 @@ class Rewrite(PipelineStep):
             for document in documents:
                 problem = self._problem(document)
                 if problem is None and (job_of := self._job(document)) is not None:
-                    item = Asked(document.id, self.settings.seed)
+                    item = Asked(document.id, self.settings)
                     asked[document.id] = (document, item)
                     yield document.id, job_of(item, document.text, behaviors)
                 elif problem is not None:

@@ -70,7 +70,8 @@ def count_tokens(tokenizer: Any, prompts: Sequence[str], completions: Sequence[s
     """Tokens of each example that the loss sees, shape (N,): its completion and the end-of-text token, and the prompt for `all`."""
 
     def lengths(texts: Sequence[str]) -> np.ndarray:
-        return np.array([len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]], dtype=np.int64)
+        ids = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return np.array([len(item) for item in ids], dtype=np.int64)
 
     tokens = lengths(completions) + 1
     return tokens + lengths(prompts) if count == "all" else tokens

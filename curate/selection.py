@@ -23,8 +23,8 @@ class SelectSettings:
         "0.5", "A behavior counts as shown from this probability; `top:0.2`: in the fifth of the documents that score highest on it."
     )
     absent: str = option("0.2", "A document is free when every behavior lies below this; `bottom:0.5`: in the lower half on each of them.")
-    problem: float = option(0.5, "Least probability that the document states a problem.")
-    solution: float = option(0.5, "Least probability that the document contains a solution.")
+    problem: str = option("0.5", "Least probability that the document states a problem, or top:SHARE.")
+    solution: str = option("0.5", "Least probability that the document contains a solution, or top:SHARE.")
     limit: int | None = option(None, "Keep at most N selected and N free documents, drawn at random.", at_least=1)
     seed: int = option(0, "Seed of that draw.", at_least=0)
 
@@ -88,8 +88,9 @@ def assign_cells(labels: "pl.DataFrame", behaviors: Sequence[str], settings: Sel
         return kept
 
     frame = keep(labels, pl.col("error").is_null(), "label error")
-    frame = keep(frame, pl.col("problem_score") >= settings.problem, "no problem")
-    frame = keep(frame, pl.col("solution_score") >= settings.solution, "no solution")
+    for name, cut in (("problem", settings.problem), ("solution", settings.solution)):
+        least = thresholds(cut, "top", frame, [name])[name]
+        frame = keep(frame, pl.col(f"{name}_score") >= least, f"no {name}")
     frame = frame.sort("file_sha256", "source_row")
     present = thresholds(settings.present, "top", frame, behaviors)
     absent = thresholds(settings.absent, "bottom", frame, behaviors)

@@ -1,0 +1,174 @@
+"""Behaviors in a Countdown response, read exactly: every arithmetic statement is computed, and only what is written is counted.
+
+Understood is text in which expressions over the given numbers (and results so far) are followed by `= value`, in one line or stepwise.
+- an *attempt* is an expression, or a chain of steps, that uses every given number once;
+- a *check* (verification) compares a result with the target in words or signs: `27 no`, `27 vs 24 no`, `27 (not 24)`, `27 ≠ 24`, `works`;
+- an attempt is *abandoned* (backtracking) when its result is not the target and another attempt follows;
+- a *subgoal* is an announcement of an intermediate result to reach: `I need 12`, `to get 12 first`;
+- a *step from the target* (backward chaining) computes with the target before it is reached: `24 - 7 = 17`.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+
+from rl.scoring import OPEN, Refused, evaluate
+
+MAX_CHARS = 20_000
+COUNTS = (
+    "attempts",
+    "fitting_attempts",
+    "arithmetic",
+    "wrong_arithmetic",
+    "verification",
+    "wrong_verification",
+    "backtracking",
+    "subgoal_setting",
+    "backward_chaining",
+)
+_SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"})
+_MARKUP = re.compile(r"\*\*|\$+|\\\[|\\\]|\\left|\\right")
+_CONTINUED = re.compile(r"[ \t]{0,8}\n[ \t]{0,8}=")  # a chain that goes on in the next line
+_NUMBER = r"-?\d{1,9}(?!\d)"
+_CHAIN = re.compile(r"[\d+\-*/() \t=]+")
+MAX_CHAIN_CHARS = 400
+_LEAD = r"^[\s,.;:()*→>!-]{0,6}"
+_NEGATIVE = re.compile(
+    _LEAD + r"(?:no\b|not\b|nope\b|≠|!=|too (?:low|high|small|big|large)\b|still too|wrong\b|close|✗|❌"
+    r"|(?:doesn.t|does not) (?:work|match|equal))",
+    re.IGNORECASE,
+)
+_POSITIVE = re.compile(
+    _LEAD + r"(?:yes\b|✓|✅|works\b|this works|correct\b|matches\b|that.s it|(?:which )?(?:is|equals) the target)",
+    re.IGNORECASE,
+)
+_VERSUS = re.compile(rf"^\s*(?:vs\.?|versus|against)\s+{_NUMBER}[:,]?")
+_SUBGOAL = re.compile(
+    r"\b(?:need(?: to (?:make|get|reach))?|(?:want|try) to (?:make|get|reach)|to (?:make|get|reach)|aim for|goal is)"
+    rf"\s+(?:a |an |the )?({_NUMBER})",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Counts of one response; see the module's text. `wrong_…` are among those counted before them."""
+
+    attempts: int = 0
+    fitting_attempts: int = 0
+    arithmetic: int = 0
+    wrong_arithmetic: int = 0
+    verification: int = 0
+    wrong_verification: int = 0
+    backtracking: int = 0
+    subgoal_setting: int = 0
+    backward_chaining: int = 0
+
+    def counts(self) -> dict[str, int]:
+        """As columns."""
+        return asdict(self)
+
+
+def parse(response: str, numbers: Sequence[int], target: int) -> Trace:
+    """Count behaviors in the part before the answer (at most MAX_CHARS of it). Never raises; linear in the text."""
+    text = _plain(response[:MAX_CHARS])
+    wanted = sorted(numbers)
+    attempts: list[Fraction] = []
+    counts = dict.fromkeys(COUNTS, 0)
+    tried: set[str] = set()
+    made: dict[int, list[int]] = {}  # result of a step -> the given numbers it has used up
+    for found in _CHAIN.finditer(text):
+        chain = found.group(0)
+        if "=" not in chain or len(chain) > MAX_CHAIN_CHARS:
+            continue
+        sides = [side for side in _sides(chain) if side is not None]
+        if len(sides) < 2:
+            continue
+        (value, used), *others = sides
+        if value is None:
+            continue
+        counts["arithmetic"] += len(others)
+        counts["wrong_arithmetic"] += sum(other != value for other, _ in others)
+        stated = others[-1][0]
+        leaves = _leaves(used, wanted, made)
+        if target in used and target not in numbers and target not in made:
+            counts["backward_chaining"] += 1
+        elif leaves == wanted:
+            expression = chain.split("=", 1)[0].replace(" ", "")
+            if not (value == target and expression in tried):  # a solution said again is not another attempt
+                attempts.append(value)
+            tried.add(expression)
+            made.clear()
+        elif leaves is not None and stated is not None and stated.denominator == 1:
+            made[int(stated)] = leaves
+        verdict = _verdict(text[found.end() : found.end() + 60])
+        if verdict is not None and stated is not None:
+            counts["verification"] += 1
+            counts["wrong_verification"] += verdict != (stated == target)
+    counts["attempts"] = len(attempts)
+    counts["fitting_attempts"] = sum(value == target for value in attempts)
+    counts["backtracking"] = sum(value != target for value in attempts[:-1])
+    counts["subgoal_setting"] = sum(int(found[1]) != target for found in _SUBGOAL.finditer(text))
+    return Trace(**counts)
+
+
+def _plain(response: str) -> str:
+    """Up to the answer, without markup, with ASCII signs, chains on one line."""
+    answer = response.find(OPEN)
+    text = response if answer < 0 else response[:answer]
+    text = text.replace("\\times", "*").replace("\\cdot", "*").replace("\\div", "/")
+    return _CONTINUED.sub(" =", _MARKUP.sub("", text).translate(_SIGNS))
+
+
+def _sides(chain: str) -> list[tuple[Fraction | None, list[int]] | None]:
+    """Value and numbers of each side of `a = b = c`; None for a side that is no expression."""
+    sides: list[tuple[Fraction | None, list[int]] | None] = []
+    for side in chain.split("="):
+        try:
+            (numerator, denominator), used = evaluate(_balanced(side), "strict")
+        except Refused:
+            sides.append(None)
+            continue
+        sides.append((Fraction(numerator, denominator) if denominator else None, used))
+    return sides
+
+
+def _balanced(side: str) -> str:
+    """Without the bracket of a sentence around it, and without the dash of a list item before it or a sign of the text after it."""
+    side = side.strip().lstrip("-").strip() if side.strip().startswith("- ") else side.strip()
+    while side and side[-1] in "+-*/(":
+        side = side[:-1].rstrip()
+    depth = side.count("(") - side.count(")")
+    if depth < 0 and side.endswith(")"):
+        side = side[:depth].rstrip() if side.endswith(")" * -depth) else side
+    if depth > 0 and side.startswith("(" * depth):
+        side = side[depth:].lstrip()
+    return side
+
+
+def _leaves(used: Sequence[int], wanted: Sequence[int], made: dict[int, list[int]]) -> list[int] | None:
+    """The given numbers behind an expression, results of earlier steps taken apart; None when there are others or too many."""
+    left = list(wanted)
+    pending = []
+    for number in used:
+        if number in left:
+            left.remove(number)
+        else:
+            pending.append(number)
+    for number in pending:
+        for leaf in made.get(number, [None]):  # type: ignore[list-item]
+            if leaf not in left:
+                return None
+            left.remove(leaf)
+    taken = list(wanted)
+    for number in left:
+        taken.remove(number)
+    return taken
+
+
+def _verdict(after: str) -> bool | None:
+    after = _VERSUS.sub("", after)
+    if _NEGATIVE.search(after):
+        return False
+    return True if _POSITIVE.search(after) else None

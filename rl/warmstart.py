@@ -1,0 +1,167 @@
+"""`rl warmstart`: a small primed set for the tiny preset: honest tries, each worked out and checked, until one fits or patience ends.
+
+    4,1,7=10:(4*7)-1=28-1=27 vs 10 no
+    (7-1)+4=6+4=10 vs 10 yes
+    <answer>(7-1)+4</answer>
+
+A try is drawn at random without regard to the target, worked out one operation at a time, and checked; checks are always right. Patience
+(the number of tries) is drawn per trace; when it ends, the last try is given as the answer, wrong as it is. So a model trained on these
+knows how to try, compute, check and stop, but gives up early and guesses blindly: what is left is for reinforcement learning.
+"""
+
+import random
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from curate.records.command import require
+from curate.records.errors import UserError
+from curate.records.manifest import InputFile, Manifest, file_sha256
+from curate.records.parts import write_part
+from curate.records.settings import option, to_dict
+from rl.prompts import render
+from rl.scoring import score
+from rl.tasks import FILE_NAME, read_tasks
+
+AGAINST, YES, NO = " vs ", " yes\n", " no\n"
+WORDS = (AGAINST, YES, NO, "<answer>", "</answer>")  # one token each in the tiny tokenizer
+MAX_INTERMEDIATE = 99  # so that every result is one token of the tiny tokenizer
+_INNERMOST = re.compile(r"\((\d+)([-+*/])(\d+)\)|^(\d+)([-+*/])(\d+)$")
+SCHEMA = pa.schema(
+    [
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("completion", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("numbers", pa.list_(pa.int64()), nullable=False),
+        pa.field("target", pa.int64(), nullable=False),
+        pa.field("correct", pa.bool_(), nullable=False),
+        pa.field("attempts", pa.int32(), nullable=False),
+        pa.field("verification", pa.int32(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class WarmstartSettings:
+    """Settings of `rl warmstart`."""
+
+    out: Path | None = option(None, "Folder for primed.parquet and manifest.json", hashed=False)
+    tasks: Path | None = option(None, "Folder or file of `rl tasks`; only its training split is used")
+    num_traces: int = option(60_000, "Traces to write; tasks repeat, tries differ")
+    min_tries: int = option(1, "Least patience of a trace, in tries")
+    max_tries: int = option(4, "Most patience of a trace, in tries")
+    template: str = option("short", "Prompt template, as in `rl ppo`")
+    tiny_size: str = option("0.4M", "Size of the tiny model written to OUT/start, whose tokenizer knows the words of these traces")
+    seed: int = option(0, "Seed of tasks and tries, and of the model")
+
+
+def run(settings: WarmstartSettings) -> None:
+    """Write a primed set of honest tries and a tiny model to train on it: `train sft --data OUT/primed --model OUT/start`."""
+    started = time.monotonic()
+    out, source = require(settings.out, "out"), require(settings.tasks, "tasks")
+    if not 1 <= settings.min_tries <= settings.max_tries:
+        raise UserError("1 <= --min-tries <= --max-tries")
+    tasks = read_tasks(source, "train")
+    if not tasks:
+        raise UserError(f"{source} has no training tasks")
+    generator = random.Random(settings.seed)
+    rows = []
+    for _ in range(settings.num_traces):
+        numbers, target = generator.choice(tasks)
+        tries = generator.randint(settings.min_tries, settings.max_tries)
+        completion, attempts = trace(numbers, target, tries, generator)
+        row = {
+            "prompt": render(settings.template, numbers, target),
+            "completion": completion,
+            "kind": "warmstart",
+            "numbers": list(numbers),
+            "target": target,
+            "correct": score(completion, numbers, target, syntax="strict").correct,
+            "attempts": attempts,
+            "verification": attempts,
+        }
+        rows.append(row)
+    write_part(out / "primed" / "primed.parquet", pa.Table.from_pylist(rows, SCHEMA))
+    _write_start(settings, out / "start")
+    file = source / FILE_NAME if source.is_dir() else source
+    share = sum(bool(row["correct"]) for row in rows) / len(rows)
+    manifest = Manifest(
+        stage="warmstart",
+        settings=to_dict(settings),
+        inputs=[InputFile(str(file), file_sha256(file), len(tasks))],
+        rows_made=len(rows),
+        rows_out=len(rows),
+        seed=settings.seed,
+        seconds=time.monotonic() - started,
+        notes={"share_correct": share},
+    )
+    manifest.write(out)
+    print(
+        f"{len(rows)} traces in {out / 'primed'}, {share:.1%} of them end with the right answer; a model to start from in {out / 'start'}"
+    )
+
+
+def _write_start(settings: WarmstartSettings, folder: Path) -> None:
+    import torch
+
+    from train.export import export_model
+    from train.tiny import make_tiny_model, make_tiny_tokenizer
+
+    tokenizer = make_tiny_tokenizer(WORDS)
+    export_model(make_tiny_model(settings.tiny_size, len(tokenizer), settings.seed), tokenizer, folder, dtype=torch.float32)
+
+
+def trace(numbers: tuple[int, ...], target: int, tries: int, generator: random.Random) -> tuple[str, int]:
+    """One completion and its number of tries: at most `tries` different ones, ending at the first that fits."""
+    lines: list[str] = []
+    tried: set[str] = set()
+    expression = ""
+    for _ in range(tries):
+        for _ in range(20):  # a fresh one; small hands may run out of them
+            expression = random_expression(numbers, generator)
+            if expression not in tried:
+                break
+        tried.add(expression)
+        worked = work_out(expression)
+        fits = worked.rsplit("=", 1)[1] == str(target)
+        lines.append(f"{worked}{AGAINST}{target}{YES if fits else NO}")
+        if fits:
+            break
+    return "".join(lines) + f"<answer>{expression}</answer>", len(lines)
+
+
+def random_expression(numbers: tuple[int, ...], generator: random.Random) -> str:
+    """A random expression over all numbers whose intermediate results are integers from 0 to MAX_INTERMEDIATE, outermost bare."""
+    while True:
+        parts = [(str(number), number) for number in numbers]
+        while len(parts) > 1:
+            (a, x), (b, y) = (parts.pop(generator.randrange(len(parts))) for _ in range(2))
+            results = {"+": x + y, "-": x - y, "*": x * y}
+            if y and x % y == 0:
+                results["/"] = x // y
+            fine = [(sign, value) for sign, value in results.items() if 0 <= value <= MAX_INTERMEDIATE]
+            if not fine:
+                break
+            sign, value = generator.choice(fine)
+            parts.append((f"({a}{sign}{b})", value))
+        if len(parts) == 1:
+            text = parts[0][0]
+            return text[1:-1] if text.startswith("(") else text
+
+
+def work_out(expression: str) -> str:
+    """`(4*7)-1` -> `(4*7)-1=28-1=27`: the leftmost innermost operation at each step."""
+    steps = [expression]
+    while not expression.isdigit():
+        expression = _INNERMOST.sub(_result, expression, count=1)
+        steps.append(expression)
+    return "=".join(steps)
+
+
+def _result(match: re.Match[str]) -> str:
+    a, sign, b = match.group(1, 2, 3) if match[1] else match.group(4, 5, 6)
+    x, y = int(a), int(b)
+    return str({"+": x + y, "-": x - y, "*": x * y, "/": x // y if y else 0}[sign])

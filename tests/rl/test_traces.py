@@ -1,0 +1,84 @@
+"""Behaviors are counted exactly: in our own traces by construction, in natural ones by hand."""
+
+import json
+import random
+import time
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from rl import countdown, traces
+from rl.scoring import score
+from rl.warmstart import trace, work_out
+from tests.rl.data import countdown_folder
+
+NATURAL = """Let me try:
+**(70 - 53) + (49 × 1)**
+= **17 + 49**
+= **66** → Not 70
+- 70 - 53 = 17
+- 17 + 49 = 66 (too low)
+I need 21 first.
+66 + 53 = 119, wrong
+70 + 53 - 49 = 75 ✗
+"""
+
+
+def test_our_own_traces_are_counted_as_they_were_made():
+    generator = random.Random(0)
+    game = countdown.Game(operands=(3, 4), max_number=9, min_target=1, max_target=20)
+    right = 0
+    for task in (task for task, _ in zip(countdown.tasks(game, generator), range(150))):
+        completion, tries = trace(task.numbers, task.target, 6, generator)
+        found = traces.parse(completion, task.numbers, task.target)
+        correct = score(completion, task.numbers, task.target, syntax="strict").correct
+        right += correct
+        assert (found.attempts, found.verification) == (tries, tries)
+        assert found.fitting_attempts == correct and found.backtracking == tries - 1
+        assert found.wrong_arithmetic == found.wrong_verification == found.subgoal_setting == found.backward_chaining == 0
+    assert right > 20
+
+
+def test_work_out_goes_one_operation_at_a_time():
+    assert work_out("(4*7)-1") == "(4*7)-1=28-1=27"
+    assert work_out("((1+2)*3)-(8/4)") == "((1+2)*3)-(8/4)=(3*3)-(8/4)=9-(8/4)=9-2=7"
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers", "target", "expected"),
+    [
+        (NATURAL, (70, 53, 49), 70, {"attempts": 2, "verification": 4, "backtracking": 1, "subgoal_setting": 1}),
+        ("3*4=12 yes", (3, 4), 11, {"verification": 1, "wrong_verification": 1}),
+        ("3*4=13 no", (3, 4), 11, {"arithmetic": 1, "wrong_arithmetic": 1, "verification": 1, "wrong_verification": 0}),
+        ("24 - 7 = 17, so 17 from 9 and 8: 9 + 8 = 17", (7, 8, 9), 24, {"backward_chaining": 1, "attempts": 0}),
+        ("nothing to see", (1, 2), 3, {"attempts": 0, "verification": 0}),
+        ("1+2=3 yes <answer>1+2=3 no</answer>", (1, 2), 3, {"attempts": 1, "verification": 1, "wrong_verification": 0}),
+    ],
+)
+def test_natural_text(text, numbers, target, expected):
+    found = traces.parse(text, numbers, target).counts()
+    assert {key: found[key] for key in expected} == expected, found
+
+
+@given(st.text(alphabet="0123456789+-*/()= \nnoyes→$*", max_size=400))
+@hypothesis_settings(max_examples=200, deadline=None)
+def test_no_text_breaks_it(text):
+    assert set(traces.parse(text, (1, 2, 3), 6).counts()) == set(traces.COUNTS)
+
+
+@pytest.mark.parametrize("piece", ["1", "(", "1+", "=", "1=", " ", "1 ", "- ", "no ", "1+1=2 no\n", "*", "\n="])
+def test_long_texts_take_bounded_time(piece):
+    started = time.perf_counter()
+    traces.parse(piece * (100_000 // len(piece)), (1, 2, 3), 6)
+    assert time.perf_counter() - started < 2
+
+
+def test_teacher_traces_show_attempts_and_checks():
+    rows = pq.read_table(countdown_folder() / "teacher_traces_2k.parquet").slice(0, 300).to_pylist()
+    found = [traces.parse(row["response"], json.loads(row["numbers"]), row["target"]) for row in rows]
+    assert sum(item.attempts > 0 for item in found) > 240
+    assert sum(item.verification > 0 for item in found) > 200
+    assert sum(item.wrong_arithmetic for item in found) < 0.1 * sum(item.arithmetic for item in found)
