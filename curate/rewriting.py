@@ -18,6 +18,7 @@ from curate.behaviors import Behavior, load_behaviors
 from curate.engines.base import Engine, EngineInfo, GenerateRequest, Generation, Prompt
 from curate.engines.settings import EngineSettings, make_engine
 from curate.parsing import num_words, parse_tags, within
+from curate.records.errors import UserError
 from curate.records.manifest import json_sha256
 from curate.records.settings import option
 from curate.rewrite_prompts import frame_prompt, paper_prompt, rewriting_hash, thoughts_prompt
@@ -51,6 +52,12 @@ class RewriteSettings(EngineSettings):
     executor: str = option("local", "Where tasks run.", choices=("local", "slurm"), hashed=False)
     tasks: int = option(1, "Tasks that share the work; each drives one engine.", hashed=False, at_least=1)
     slurm: tuple[str, ...] = option((), "Slurm settings as name=value.", hashed=False)
+
+
+def check_arms(settings: RewriteSettings) -> None:
+    """Raise UserError when the engine cannot make these arms."""
+    if settings.engine == "extract" and settings.arms == "pairs":
+        raise UserError("the engine extract rewrites nothing, so it cannot make pairs; use it with --arms paper")
 
 
 @dataclass

@@ -11,7 +11,7 @@ from curate.records.errors import UserError
 from curate.records.manifest import InputFile, Manifest, file_sha256, read_manifest
 from curate.records.settings import to_dict
 from curate.rewrite_prompts import rewriting_hash
-from curate.rewriting import Rewrite, RewriteSettings
+from curate.rewriting import Rewrite, RewriteSettings, check_arms
 from pipelines.executors import RunOptions, execute
 from pipelines.ledger import Ledger, make_chunks
 from pipelines.stage import begin, engine_identity, finish, part_files
@@ -28,8 +28,7 @@ def rewrite(settings: RewriteSettings) -> Manifest:
     started = time.monotonic()
     out = require(settings.out, "out", "the folder to write to")
     folder = require(settings.candidates, "candidates", "the output of `curate select`")
-    if settings.engine == "extract" and settings.arms == "pairs":
-        raise UserError("--engine extract rewrites nothing, so it cannot make pairs; use it with --arms paper")
+    check_arms(settings)
     behaviors = load_behaviors(settings.behaviors)
     if settings.engine != "extract":
         engine_identity(settings)

@@ -6,17 +6,18 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from curate.behaviors import load_behaviors
 from curate.classification import DEFAULT_DATASET, ClassifySettings
 from curate.engines.models import DEFAULT_MODEL
 from curate.engines.settings import ENGINES, keep_engines
-from curate.matching import BUDGET_TOKENS, DEFAULT_TOKENIZER, MatchSettings
+from curate.matching import BUDGET_TOKENS, DEFAULT_TOKENIZER, MatchSettings, load_tokenizer
 from curate.prevalence import FrequenciesSettings
 from curate.records.command import require
 from curate.records.errors import PartialFailure, UserError
 from curate.records.settings import build, did_you_mean, option
 from curate.reporting import ReportSettings
-from curate.rewriting import ARMS, RewriteSettings
-from curate.selection import SelectSettings
+from curate.rewriting import ARMS, RewriteSettings, check_arms
+from curate.selection import SelectSettings, choose_habits
 from curate.verification import VerifySettings
 
 STAGES = ("classify", "frequencies", "select", "rewrite", "verify", "match", "report")
@@ -83,17 +84,31 @@ def run(settings: RunSettings) -> None:
         "report": (ReportSettings, pipelines.report.report),
     }
     overrides = stage_overrides(settings.stages)
+    built: dict[str, Any] = {
+        name: build(kind, stage_settings(settings, name, kind, out), overrides.get(name, {})) for name, (kind, _) in commands.items()
+    }
+    preflight(built)
     failures = []
     with keep_engines():
         for number, name in enumerate(STAGES, start=1):
-            settings_class, command = commands[name]
             print(f"[{number}/{len(STAGES)}] {name}", flush=True)
             try:
-                command(build(settings_class, stage_settings(settings, name, settings_class, out), overrides.get(name, {})))
+                commands[name][1](built[name])
             except PartialFailure as error:
                 failures.append(str(error))
     if failures:
         raise PartialFailure("; ".join(failures))
+
+
+def preflight(built: dict[str, Any]) -> None:
+    """Tell before anything is labelled what would stop a later stage: a tokenizer that cannot be loaded, an unknown habit, …"""
+    classify, rewrite, match = built["classify"], built["rewrite"], built["match"]
+    check_arms(rewrite)
+    choose_habits(built["select"].habits, [behavior.name for behavior in load_behaviors(classify.behaviors)])
+    for stage in (classify, rewrite, built["verify"]):
+        if stage.engine == "openai" and not stage.base_url:
+            raise UserError("the engine openai needs --base-url, for example http://localhost:8000/v1")
+    load_tokenizer(match.tokenizer)
 
 
 def stage_settings(settings: RunSettings, name: str, settings_class: type, out: Path) -> dict[str, Any]:
@@ -132,6 +147,7 @@ def stage_overrides(path: Path | None) -> dict[str, dict[str, Any]]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"cannot read the stages file {path}: {error}") from None
     tables = {key: value for key, value in raw.items() if isinstance(value, dict) and key != "run"}
+    build(RunSettings, {key: value for key, value in raw.items() if not isinstance(value, dict)})  # refuses unknown keys
     for key in tables:
         if key not in STAGES:
             raise UserError(f"{path}: {key!r} is not a table of a stage{did_you_mean(key, STAGES)}; stages are {', '.join(STAGES)}")

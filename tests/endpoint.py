@@ -21,8 +21,11 @@ CUES = {
 }
 
 
-class QuietServer(ThreadingHTTPServer):
-    """Says nothing of connections that a killed client left."""
+class Server(ThreadingHTTPServer):
+    """Takes bursts of connections, and says nothing of those that a killed client left."""
+
+    daemon_threads = True
+    request_queue_size = 512  # with the default of 5 a burst waits for a second
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exc_info()[1], ConnectionError):
@@ -41,6 +44,8 @@ class Endpoint:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = -1  # one packet an answer
+            disable_nagle_algorithm = True
 
             def do_POST(self) -> None:
                 raw = self.rfile.read(length := int(self.headers["Content-Length"]))
@@ -60,8 +65,7 @@ class Endpoint:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.server = QuietServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
+        self.server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 

@@ -238,7 +238,7 @@ def test_the_key_is_sent_trimmed_and_never_shown(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-key\n")
     with Endpoint() as server:
         engine = OpenAIEngine(settings(server.url))
-        assert engine._client.headers["Authorization"] == "Bearer sk-secret-key"
+        assert engine._clients[0].headers["Authorization"] == "Bearer sk-secret-key"
         engine.close()
     for key in ("sk-secret\nkey", "sk-sécret", "sk\x07secret"):
         monkeypatch.setenv("OPENAI_API_KEY", key)
