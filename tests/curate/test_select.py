@@ -49,7 +49,7 @@ def test_the_draw_does_not_know_the_order_of_files(rows: list[tuple[float, float
     labels = frame(rows)
     order = list(range(len(rows)))
     random.shuffle(order)  # type: ignore[attr-defined]
-    settings = SelectSettings(limit=limit, seed=3, present="0.5", absent="0.5", problem=0.0, solution=0.0)
+    settings = SelectSettings(limit=limit, seed=3, present="0.5", absent="0.5", problem="0", solution="0")
     one, other = (assign_cells(table, NAMES, settings) for table in (labels, labels[order]))
     assert one.frame.equals(other.frame) and one.dropped == other.dropped
     assert all(count <= limit for _, count in one.frame.group_by("cell").len().iter_rows())
