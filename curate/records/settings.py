@@ -141,6 +141,8 @@ def _coerce(value: Any, hint: Any) -> Any:
         return hint(value)
     if hint is Path:
         return Path(value)
+    if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)  # a threshold may be written as a number or as a text
     if not isinstance(value, hint):
         raise TypeError
     return value

@@ -15,7 +15,7 @@ from curate.engines.base import EngineInfo, GenerateRequest, Generation, Prompt
 from curate.engines.rolling import EventLoopThread
 from curate.parsing import num_words
 from curate.rewrite_prompts import INSTRUCTIONS, PAPER_INSTRUCTIONS, paper_prompt, rewriting_hash, thoughts_prompt
-from curate.rewriting import REPAIR_TEMPERATURE, Asked, Job, pair_job, paper_job, run_jobs, split_question_answer
+from curate.rewriting import REPAIR_TEMPERATURE, Asked, Job, RewriteSettings, pair_job, paper_job, run_jobs, split_question_answer
 from tests.helpers import real_data
 
 BEHAVIORS = load_behaviors()
@@ -38,14 +38,16 @@ class Script:
 
 
 def pair(reply: Callable[[GenerateRequest], str | Generation]) -> tuple[list[dict[str, Any]], Script, Asked]:
-    script, asked = Script(reply), Asked("key", seed=5)
+    script, asked = Script(reply), Asked("key", RewriteSettings(seed=5))
     ((_, rows),) = run_jobs(iter([("key", pair_job(asked, PASSAGE, BEHAVIORS))]), script)  # type: ignore[arg-type]
     return rows, script, asked
 
 
+KINDS = {"question": "<question>", "answer": "<answer>", "preserve": "Keep exactly", "strip": "Leave out every one"}
+
+
 def kind(request: GenerateRequest) -> str:
-    tail = request.prompt.tail
-    return "frame" if "<question>" in tail else "preserve" if "Keep exactly" in tail else "strip"
+    return next(name for name, mark in KINDS.items() if mark in request.prompt.tail)
 
 
 def words(count: int) -> str:
@@ -53,36 +55,38 @@ def words(count: int) -> str:
 
 
 def good(request: GenerateRequest) -> str:
-    return "<question>Find x.</question><answer>4</answer>" if kind(request) == "frame" else words(100)
+    return {"question": "<question>Find x.</question>", "answer": "<answer>4</answer>"}.get(kind(request), words(100))
 
 
 def test_a_pair_shares_question_and_answer_and_the_second_is_told_the_length_of_the_first() -> None:
     rows, script, asked = pair(good)
     assert [row["cell"] for row in rows] == ["selected", "selected_stripped"]
     assert all((row["question"], row["answer"], row["error"], row["attempts"]) == ("Find x.", "4", None, 1) for row in rows)
-    assert [kind(request) for request in script.asked] == ["frame", "preserve", "strip"]
-    assert f"about {num_words(PASSAGE)} words" in script.asked[1].prompt.tail
-    assert "about 100 words" in script.asked[2].prompt.tail
+    assert [kind(request) for request in script.asked] == ["question", "answer", "preserve", "strip"]
+    assert all("Problem: Find x." in request.prompt.tail for request in script.asked[1:])
+    assert f"about {num_words(PASSAGE)} words" in script.asked[2].prompt.tail
+    assert "about 100 words" in script.asked[3].prompt.tail
     assert {request.prompt.head + request.prompt.body for request in script.asked} == {script.asked[0].prompt.head + PASSAGE}
-    assert asked.usage == {"requests": 3, "prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 9}
-    assert asked.outcomes == {"attempt_1_good": 3}
+    assert asked.usage == {"requests": 4, "prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 12}
+    assert asked.outcomes == {"attempt_1_good": 4}
 
 
 def test_an_answer_that_cannot_be_read_is_asked_for_once_more_in_another_draw() -> None:
     rows, script, asked = pair(lambda request: "no tags" if kind(request) == "preserve" and request.temperature == 0 else good(request))
-    assert [kind(request) for request in script.asked] == ["frame", "preserve", "preserve", "strip"]
-    assert [request.temperature for request in script.asked] == [0.0, 0.0, REPAIR_TEMPERATURE, 0.0]
-    assert len({request.seed for request in script.asked}) == 4
+    assert [kind(request) for request in script.asked] == ["question", "answer", "preserve", "preserve", "strip"]
+    assert [request.temperature for request in script.asked] == [0.0, 0.0, 0.0, REPAIR_TEMPERATURE, 0.0]
+    assert len({request.seed for request in script.asked}) == 5
     assert [row["attempts"] for row in rows] == [2, 1] and all(row["error"] is None for row in rows)
-    assert asked.outcomes == {"attempt_1_good": 2, "attempt_1_missing_<thoughts>": 1, "attempt_2_good": 1}
+    assert asked.outcomes == {"attempt_1_good": 3, "attempt_1_missing_<thoughts>": 1, "attempt_2_good": 1}
 
 
 @pytest.mark.parametrize(
     ("broken", "errors", "requests"),
     [
-        ("frame", ["frame: missing <question>"] * 2, 2),
-        ("preserve", ["preserve: missing <thoughts>"] * 2, 3),
-        ("strip", [None, "strip: missing <thoughts>"], 4),
+        ("question", ["question: missing <question>"] * 2, 2),
+        ("answer", ["answer: missing <answer>"] * 2, 3),
+        ("preserve", ["preserve: missing <thoughts>"] * 2, 4),
+        ("strip", [None, "strip: missing <thoughts>"], 5),
     ],
 )
 def test_two_failures_are_an_error_row_in_each_cell_that_misses_something(broken: str, errors: list[str | None], requests: int) -> None:
@@ -93,7 +97,7 @@ def test_two_failures_are_an_error_row_in_each_cell_that_misses_something(broken
 
 
 @pytest.mark.parametrize(
-    ("count", "requests", "problem"), [(100, 3, False), (90, 3, False), (110, 3, False), (89, 4, True), (111, 4, True)]
+    ("count", "requests", "problem"), [(100, 4, False), (90, 4, False), (110, 4, False), (89, 5, True), (111, 5, True)]
 )
 def test_a_sibling_ten_percent_off_is_asked_for_once_more_and_kept_for_matching_to_judge(count: int, requests: int, problem: bool) -> None:
     rows, script, asked = pair(lambda request: words(count) if kind(request) == "strip" else good(request))
@@ -110,19 +114,19 @@ def test_a_sibling_that_fits_in_the_second_try_is_taken() -> None:
 
 def test_what_the_engine_cannot_serve_is_an_error_without_another_try() -> None:
     rows, script, _ = pair(lambda request: Generation(request.key, error="prompt of 9999 tokens exceeds the context"))
-    assert [row["error"] for row in rows] == ["frame: prompt of 9999 tokens exceeds the context"] * 2
+    assert [row["error"] for row in rows] == ["question: prompt of 9999 tokens exceeds the context"] * 2
     assert len(script.asked) == 1
 
 
 def test_an_answer_cut_off_by_its_limit_is_not_taken_for_a_whole_one() -> None:
     rows, _, _ = pair(lambda request: Generation(request.key, "<question>Find", truncated=True))
-    assert rows[0]["error"] == "frame: cut off inside <question>"
+    assert rows[0]["error"] == "question: cut off inside <question>"
 
 
 @pytest.mark.parametrize("name", PAPER_INSTRUCTIONS)
 def test_the_published_pair_asks_once_for_all_three(name: str) -> None:
     script = Script(lambda request: "<question>q</question><thoughts>t</thoughts><answer>a</answer>")
-    ((_, rows),) = run_jobs(iter([("key", paper_job(Asked("key", 0), PASSAGE, name))]), script)  # type: ignore[arg-type]
+    ((_, rows),) = run_jobs(iter([("key", paper_job(Asked("key", RewriteSettings()), PASSAGE, name))]), script)  # type: ignore[arg-type]
     assert rows == [{"cell": name.replace("-", "_"), "question": "q", "thoughts": "t", "answer": "a", "error": None, "attempts": 1}]
     assert PAPER_INSTRUCTIONS[name] in script.asked[0].prompt.tail and len(script.asked) == 1
 
