@@ -76,11 +76,16 @@ def _left(ledger: Ledger) -> list[Any]:
     return [chunk for chunk in ledger.missing() if f"{chunk.file.root}/{chunk.file.path}" not in failed]
 
 
-def _local_executor(pipeline: list[Any], folder: Path, tasks: int, rank: int | None = None) -> Any:
+def _new_logs(ledger: Ledger, kind: str) -> Path:
+    """A folder in datatrove's layout for this call: in one of an earlier call, with other tasks, jobs_status would count both."""
+    return ledger.folder / "logs" / f"{kind}-{time.time_ns() // 10**6}"
+
+
+def _local_executor(pipeline: list[Any], logs: Path, tasks: int, rank: int | None = None) -> Any:
     from datatrove.executor.local import LocalPipelineExecutor
 
     one = {} if rank is None else {"local_tasks": 1, "local_rank_offset": rank}
-    return LocalPipelineExecutor(pipeline, tasks=tasks, workers=1, logging_dir=str(folder / "logs" / "local"), skip_completed=False, **one)
+    return LocalPipelineExecutor(pipeline, tasks=tasks, workers=1, logging_dir=str(logs), skip_completed=False, **one)
 
 
 def _run_here(pipeline: list[Any], ledger: Ledger) -> None:
@@ -88,7 +93,7 @@ def _run_here(pipeline: list[Any], ledger: Ledger) -> None:
     log = ledger.folder / "logs" / "console.log"
     with _output_to(log) as terminal, _watching(ledger, terminal), children_end_with_us():
         try:
-            _local_executor(pipeline, ledger.folder, tasks=1).run()
+            _local_executor(pipeline, _new_logs(ledger, "local"), tasks=1).run()
         except EngineError as error:
             raise EngineError(f"{error} (log: {log})") from error
         except (FourHabitsError, OSError):
@@ -106,15 +111,14 @@ def _run_local(pipeline: list[Any], ledger: Ledger, tasks: int) -> None:
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", "datatrove.executor.local", *sorted({type(step).__module__ for step in pipeline})])
-    log = ledger.folder / "logs" / "console.log"
+    log, logs = ledger.folder / "logs" / "console.log", _new_logs(ledger, "local")
     with _output_to(log) as terminal, _watching(ledger, terminal):
-        started = []
+        started: list[tuple[Any, Any]] = []
         try:
             for rank in range(tasks):
                 receiver, sender = context.Pipe(duplex=False)
-                process = context.Process(
-                    target=_run_rank, args=(pipeline, ledger.folder, tasks, rank, sender, dict(os.environ)), name=f"task {rank}"
-                )
+                arguments = (pipeline, logs, tasks, rank, sender, dict(os.environ))
+                process = context.Process(target=_run_rank, args=arguments, name=f"task {rank}")
                 process.start()
                 sender.close()
                 started.append((process, receiver))
@@ -126,28 +130,27 @@ def _run_local(pipeline: list[Any], ledger: Ledger, tasks: int) -> None:
             for process, _ in started:
                 process.join(PATIENCE_SECONDS)
                 process.kill()
-    # Each task has written the description of its own share; jobs_status reads that of all.
-    executor = _local_executor(pipeline, ledger.folder, tasks)
-    executor.save_executor_as_json()
-    _merge_stats(ledger.folder / "logs" / "local")
     _raise_first([problem for problem in problems if problem], tasks, log)
+    # Each task has written the description of its own share; jobs_status reads that of all.
+    _local_executor(pipeline, logs, tasks).save_executor_as_json()
+    _merge_stats(logs)
 
 
-def _run_rank(pipeline: list[Any], folder: Path, tasks: int, rank: int, sender: Any, environment: dict[str, str]) -> None:
+def _run_rank(pipeline: list[Any], logs: Path, tasks: int, rank: int, sender: Any, environment: dict[str, str]) -> None:
     """One task of several, in its own process. Sends (name of the exception, message) when it stops early."""
     end_with_parent()
     # Tasks share the cores: without this each engine on the CPU would start a thread for every one of them.
     os.environ["OMP_NUM_THREADS"] = str(max((os.cpu_count() or 1) // tasks, 1))
     os.environ.update(environment)  # the process that forks tasks was started once and keeps the environment of that time
-    descriptor = os.open(folder / "logs" / "console.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    descriptor = os.open(logs.parent / "console.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     try:
         with children_end_with_us():
-            _local_executor(pipeline, folder, tasks, rank).run()
+            _local_executor(pipeline, logs, tasks, rank).run()
     except BaseException as error:
         if isinstance(error, OSError):
-            error = output_error(folder, error)
+            error = output_error(logs.parents[1], error)
         with suppress(OSError):
             sender.send((type(error).__name__, str(error)))
         raise SystemExit(1) from None  # the log has the traceback
@@ -199,7 +202,7 @@ def _run_slurm(pipeline: list[Any], ledger: Ledger, options: RunOptions) -> None
         if job is not None:
             print(f"Slurm job {job.id} of an earlier call is still there; waiting for it", file=terminal, flush=True)
         else:
-            job = slurm.submit(pipeline, tasks, logs / f"slurm-{time.time_ns() // 10**6}", ledger.stage, settings)
+            job = slurm.submit(pipeline, tasks, _new_logs(ledger, "slurm").resolve(), ledger.stage, settings)
             print(f"Slurm job {job.id}: logs in {job.logs}", file=terminal, flush=True)
         try:
             with _watching(ledger, terminal):
@@ -207,9 +210,10 @@ def _run_slurm(pipeline: list[Any], ledger: Ledger, options: RunOptions) -> None
         except KeyboardInterrupt:
             print(f"Slurm job {job.id} goes on; the same command waits for it again, `scancel {job.id}` ends it", file=terminal)
             raise
-    _merge_stats(job.logs)
     if _left(ledger):
         _raise_first(slurm.read_notes(job.logs), tasks, job.logs)
+    else:
+        _merge_stats(job.logs)
 
 
 @contextmanager

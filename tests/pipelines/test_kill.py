@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,13 +36,16 @@ class Trap:
     def __init__(self) -> None:
         self.at: int | None = None
         self.delay_seconds = 0.0
-        self.leader = 0
+        self.leader: int | None = None
+        self._lock = threading.Lock()
 
     def __call__(self, number: int, body: dict) -> None:
-        if self.at is not None and number >= self.at:
-            self.at = None
-            time.sleep(self.delay_seconds)
-            os.killpg(self.leader, signal.SIGKILL)
+        with self._lock:  # of several requests at once, one springs it
+            if self.at is None or number < self.at or self.leader is None:
+                return
+            self.at, leader = None, self.leader
+        time.sleep(self.delay_seconds)
+        os.killpg(leader, signal.SIGKILL)
 
 
 @dataclass(frozen=True)
