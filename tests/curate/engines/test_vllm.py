@@ -102,7 +102,10 @@ def test_probabilities_are_those_of_the_model_itself(answers: dict[str, Any]) ->
     tokenizer = _tokenizer()
     renderer = PromptRenderer(tokenizer)
     start = len(tokenizer.encode(OPENING))  # a label counts by its first token: some spellings take two
-    words = {name: {tokenizer.encode(OPENING + space + word)[start] for space in (" ", "") for word in spelled} for name, spelled in SPELLED.items()}
+    words = {
+        name: {tokenizer.encode(OPENING + space + word)[start] for space in (" ", "") for word in spelled}
+        for name, spelled in SPELLED.items()
+    }
     for number in range(3):
         ids = renderer.encode(opened(WINDOWS[number], "problem"))
         with torch.no_grad():
@@ -162,7 +165,15 @@ def server(answers: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
     log = tmp_path_factory.mktemp("server") / "log"
     options = f"--served-model-name smollm2-135m --host 127.0.0.1 --port {port} --max-model-len {CONTEXT} --enforce-eager --max-num-seqs 8"
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(embedded_model()), *options.split()]
-    command += ["--block-size", "32", "--kv-cache-memory-bytes", str(1 << 30), "--no-enable-chunked-prefill", "--max-num-batched-tokens", str(CONTEXT)]
+    command += [
+        "--block-size",
+        "32",
+        "--kv-cache-memory-bytes",
+        str(1 << 30),
+        "--no-enable-chunked-prefill",
+        "--max-num-batched-tokens",
+        str(CONTEXT),
+    ]
     environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1"}
     with open(log, "wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
