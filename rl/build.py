@@ -124,7 +124,7 @@ def build(settings: PPOSettings) -> Setup:
         critic=critic,
         critic_optimizer=critic_optimizer,
         reference=reference,
-        sampler=_sampler(settings, actor, tokenizer, vocab_size, out),
+        sampler=make_sampler(settings, actor, tokenizer, vocab_size, out),
         manifest=manifest,
         timer=Timer(ranks.device),
         kl_coefficient=settings.kl_coefficient if settings.kl_place != "none" else 0.0,
@@ -217,7 +217,7 @@ def _layout(settings: PPOSettings, ranks: Ranks) -> str:
     return "packed" if ranks.device.type == "cuda" else "padded"
 
 
-def _sampler(settings: PPOSettings, actor: Any, tokenizer: Any, vocab_size: int, out: Path) -> Sampler:
+def make_sampler(settings: PPOSettings, actor: Any, tokenizer: Any, vocab_size: int, out: Path) -> Sampler:
     eos = {tokenizer.eos_token_id}
     configured = getattr(actor.generation_config, "eos_token_id", None)
     eos |= set(configured) if isinstance(configured, list) else {configured}

@@ -44,8 +44,12 @@ def to_dict(settings: Any, *, hashed_only: bool = False) -> dict[str, Any]:
         if item.metadata.get("secret") or (hashed_only and not item.metadata.get("hashed", True)):
             continue
         value = getattr(settings, item.name)
-        values[item.name] = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+        values[item.name] = [_plain(each) for each in value] if isinstance(value, tuple) else _plain(value)
     return values
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
 
 
 def settings_hash(settings: Any) -> str:
