@@ -154,7 +154,7 @@ def summarise(files: Sequence[Path], settings: CountdownSettings, budgets: Seque
     found["pass_at_k"] = {k: float(np.mean([statistics.pass_at_k(c, n, k) for c, n in pairs])) for k in ks}
     counted = sampled.with_columns(pl.col("numbers").list.len().alias("operands"))
     found["by_operands"] = {int(n): _share(group) for (n,), group in sorted(counted.group_by("operands"))}
-    found["by_budget"] = {b: float((sampled["correct"] & (sampled["tokens_to_answer"] <= b)).mean()) for b in budgets}
+    found["by_budget"] = {b: float(np.mean((sampled["correct"] & (sampled["tokens_to_answer"] <= b)).to_numpy())) for b in budgets}
     found["sequential_against_parallel"] = [parallel(sampled, budget, ks) for budget in budgets]
     return found
 
