@@ -3,7 +3,8 @@
 Understood is text in which expressions over the given numbers (and results so far) are followed by `= value`, in one line or stepwise.
 - an *attempt* is an expression, or a chain of steps, that uses every given number once;
 - a *check* (verification) compares a result with the target in words or signs: `27 no`, `27 vs 24 no`, `27 (not 24)`, `27 ≠ 24`, `works`;
-- an attempt is *abandoned* (backtracking) when its result is not the target and another attempt follows;
+- a *try* is an attempt, or an expression that breaks the rules (a number left out, used twice) and is checked and found wanting;
+  it is *abandoned* (backtracking) when it does not reach the target and another try follows;
 - a *subgoal* is an announcement of an intermediate result to reach: `I need 12`, `to get 12 first`;
 - a *step from the target* (backward chaining) computes with the target before it is reached: `24 - 7 = 17`.
 """
@@ -28,14 +29,20 @@ COUNTS = (
     "backward_chaining",
 )
 _SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"})
-_MARKUP = re.compile(r"\*\*|\$+|\\\[|\\\]|\\left|\\right")
+_MARKUP = re.compile(r"\*\*|\$+|\\\[|\\\]|\\left|\\right|\\q?quad|\\text\{|\\,")
+_FRACTION = re.compile(r"\\frac\{([^{}]{1,40})\}\{([^{}]{1,40})\}")
 _CONTINUED = re.compile(r"[ \t]{0,8}\n[ \t]{0,8}=")  # a chain that goes on in the next line
 _NUMBER = r"-?\d{1,9}(?!\d)"
 _CHAIN = re.compile(r"[\d+\-*/() \t=]+")
 MAX_CHAIN_CHARS = 400
 _LEAD = r"^[\s,.;:()*→>!-]{0,6}"
+_DECIMALS = re.compile(r"^\.\d+(?:\.{3}|…)?")  # what follows the whole part of an inexact result
+_SAYING = (
+    rf"(?:(?:that|this)(?:.s| is| gives| equals| makes)?(?: us)?|it.s|which (?:is|gives)|still|again|we get|we got|gives(?: us)?)?"
+    rf"[\s,]*(?:{_NUMBER})?[\s,]*(?:which is\s+)?"
+)
 _NEGATIVE = re.compile(
-    _LEAD + r"(?:no\b|not\b|nope\b|≠|!=|too (?:low|high|small|big|large)\b|still too|wrong\b|close|✗|❌"
+    _LEAD + _SAYING + r"(?:no\b|not\b|nope\b|≠|!=|too (?:low|high|small|big|large)\b|still too|wrong\b|close|✗|❌"
     r"|(?:doesn.t|does not) (?:work|match|equal))",
     re.IGNORECASE,
 )
@@ -43,6 +50,7 @@ _POSITIVE = re.compile(
     _LEAD + r"(?:yes\b|✓|✅|works\b|this works|correct\b|matches\b|that.s it|(?:which )?(?:is|equals) the target)",
     re.IGNORECASE,
 )
+_RESULT = re.compile(rf"^[\s.]*[^=\n]{{0,70}}\bresults? (?:in|is) ({_NUMBER})", re.IGNORECASE)
 _VERSUS = re.compile(rf"^\s*(?:vs\.?|versus|against)\s+{_NUMBER}[:,]?")
 _SUBGOAL = re.compile(
     r"\b(?:need(?: to (?:make|get|reach))?|(?:want|try) to (?:make|get|reach)|to (?:make|get|reach)|aim for|goal is)"
@@ -75,6 +83,7 @@ def parse(response: str, numbers: Sequence[int], target: int) -> Trace:
     text = _plain(response[:MAX_CHARS])
     wanted = sorted(numbers)
     attempts: list[Fraction] = []
+    tries: list[bool] = []  # of each try, whether it reaches the target
     counts = dict.fromkeys(COUNTS, 0)
     tried: set[str] = set()
     made: dict[int, list[int]] = {}  # result of a step -> the given numbers it has used up
@@ -98,17 +107,21 @@ def parse(response: str, numbers: Sequence[int], target: int) -> Trace:
             expression = chain.split("=", 1)[0].replace(" ", "")
             if not (value == target and expression in tried):  # a solution said again is not another attempt
                 attempts.append(value)
+                tries.append(value == target)
             tried.add(expression)
             made.clear()
         elif leaves is not None and stated is not None and stated.denominator == 1:
-            made[int(stated)] = leaves
-        verdict = _verdict(text[found.end() : found.end() + 60])
+            made[abs(int(stated))] = leaves  # `28 + (-65)` uses a -65 made before
+        verdict = _verdict(text[found.end() : found.end() + 120], target)
         if verdict is not None and stated is not None:
+            if leaves != wanted and verdict is False and stated != target:
+                tries.append(False)
+                made.clear()
             counts["verification"] += 1
             counts["wrong_verification"] += verdict != (stated == target)
     counts["attempts"] = len(attempts)
     counts["fitting_attempts"] = sum(value == target for value in attempts)
-    counts["backtracking"] = sum(value != target for value in attempts[:-1])
+    counts["backtracking"] = tries[:-1].count(False)
     counts["subgoal_setting"] = sum(int(found[1]) != target for found in _SUBGOAL.finditer(text))
     return Trace(**counts)
 
@@ -118,6 +131,7 @@ def _plain(response: str) -> str:
     answer = response.find(OPEN)
     text = response if answer < 0 else response[:answer]
     text = text.replace("\\times", "*").replace("\\cdot", "*").replace("\\div", "/")
+    text = _FRACTION.sub(r"(\1)/(\2)", text)
     return _CONTINUED.sub(" =", _MARKUP.sub("", text).translate(_SIGNS))
 
 
@@ -167,8 +181,12 @@ def _leaves(used: Sequence[int], wanted: Sequence[int], made: dict[int, list[int
     return taken
 
 
-def _verdict(after: str) -> bool | None:
-    after = _VERSUS.sub("", after)
+def _verdict(after: str, target: int) -> bool | None:
+    """What the text right after a result says of it: reached, not reached, or nothing."""
+    after = _VERSUS.sub("", _DECIMALS.sub("", after))
     if _NEGATIVE.search(after):
         return False
-    return True if _POSITIVE.search(after) else None
+    if _POSITIVE.search(after):
+        return True
+    said = _RESULT.search(after)
+    return int(said[1]) == target if said else None
