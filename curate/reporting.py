@@ -141,10 +141,13 @@ def warnings(stages: Sequence[Stage]) -> list[str]:
 
 
 def prevalence(frequencies: "pl.DataFrame") -> dict[str, Any]:
-    """Rows of the prevalence chart, one a behavior with its `share` and `mean` estimate, and the chart's common end (`axis`)."""
+    """Rows of the prevalence chart, one a behavior with its best estimate (`share`: corrected for the judge's errors where it could be)
+    and its `mean` score, and the chart's common end (`axis`)."""
     rows: dict[str, dict[str, Any]] = {}
     for row in frequencies.iter_rows(named=True):
-        rows.setdefault(row["behavior"], {"behavior": row["behavior"], "documents": row["documents"]})[row["estimate"]] = row
+        estimates = rows.setdefault(row["behavior"], {"behavior": row["behavior"], "documents": row["documents"]})
+        if row["estimate"] == "mean" or row["value"] is not None or "share" not in estimates:
+            estimates["mean" if row["estimate"] == "mean" else "share"] = row  # the table has naive first, then corrected ones
     shown = [row for row in rows.values() if "share" in row]
     highest = max((row["share"]["high"] for row in shown), default=1.0)
     first = frequencies.row(0, named=True)
@@ -152,7 +155,7 @@ def prevalence(frequencies: "pl.DataFrame") -> dict[str, Any]:
         "rows": shown,
         "axis": next(end for end in NICE_AXES if end >= min(highest, 1.0)),
         "threshold": first.get("threshold"),
-        "corrected": bool(first.get("corrected")),
+        "corrected": bool(shown) and all(row["share"].get("corrected") for row in shown),
     }
 
 

@@ -114,6 +114,8 @@ def preflight(built: dict[str, Any]) -> None:
 def stage_settings(settings: RunSettings, name: str, settings_class: type, out: Path) -> dict[str, Any]:
     """What the run's settings mean for one stage: those of the same name, its engine, and the folders that it reads and writes."""
     known = {item.name for item in fields(settings_class)}
+    if settings_class is FrequenciesSettings:  # it could label by itself; here it counts what classify has labelled
+        known -= {item.name for item in fields(ClassifySettings)}
     shared = {
         item.name: getattr(settings, item.name) for item in fields(settings) if item.name in known - {"out", "limit", "sample", "model"}
     }

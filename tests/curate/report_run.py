@@ -76,7 +76,7 @@ def make_labels(run: Path, documents: list[dict[str, Any]], model: str = "judge"
 
 def make_selection(run: Path) -> None:
     """Run the stages that need no model."""
-    frequencies(FrequenciesSettings(run / "labels", run / "frequencies"))
+    frequencies(FrequenciesSettings(labels=run / "labels", out=run / "frequencies"))
     select(SelectSettings(run / "labels", run / "candidates"))
 
 

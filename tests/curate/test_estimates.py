@@ -27,6 +27,7 @@ def test_an_interval_holds_its_share_and_stays_a_share(pair: tuple[int, int]) ->
 def test_frequencies_leave_errors_out_and_say_that_nothing_corrected_them() -> None:
     labels = pl.DataFrame({"a_score": [0.9, 0.6, 0.1, 0.2, None], "error": [None, None, None, None, "broken"]})
     share, mean = frequencies(labels, ["a"], threshold=0.6)
+    assert (share["estimate"], mean["estimate"]) == ("naive", "mean")
     assert (share["value"], share["documents"], share["corrected"]) == (0.5, 4, False)
     assert (share["low"], share["high"]) == wilson(2, 4)
     assert mean["value"] == pytest.approx(0.45) and mean["low"] < 0.45 < mean["high"]
