@@ -11,6 +11,7 @@ from curate.records.manifest import json_sha256
 from curate.records.settings import did_you_mean
 
 REQUIRED = ("name", "short", "definition", "question")
+LISTS = ("paraphrases", "positive", "negative", "cues")
 RESERVED = ("problem", "solution")  # asked of every document; their scores have columns of their own
 
 
@@ -22,9 +23,20 @@ class Behavior:
     short: str
     definition: str
     question: str
+    paraphrases: tuple[str, ...] = ()
     positive: tuple[str, ...] = ()
     negative: tuple[str, ...] = ()
     cues: tuple[str, ...] = ()
+
+    @property
+    def spoken(self) -> str:
+        """The name as prompts and tables write it."""
+        return self.name.replace("_", " ")
+
+    @property
+    def wordings(self) -> tuple[str, ...]:
+        """Every way to ask for it, that of `question` first."""
+        return (self.question, *self.paraphrases)
 
 
 def load_behaviors(extra: Path | None = None) -> list[Behavior]:
@@ -65,9 +77,8 @@ def _parse(text: str, where: str) -> list[Behavior]:
         label = f"behavior {block.get('name', number)!r}"
         mistakes += [f"{label}: unknown key {key!r}{did_you_mean(key, known)}" for key in block if key not in known]
         mistakes += [f"{label}: {key!r} is missing or empty" for key in REQUIRED if not _is_text(block.get(key))]
-        mistakes += [
-            f"{label}: {key!r} must be a list of texts" for key in ("positive", "negative", "cues") if not _is_texts(block.get(key, []))
-        ]
+        mistakes += [f"{label}: {key!r} must be a list of texts" for key in LISTS if not _is_texts(block.get(key, []))]
+        mistakes += [f"{label}: the question {text!r} stands twice" for text in _repeated(block)]
         name = block.get("name")
         if isinstance(name, str) and not name.isidentifier():
             mistakes.append(f"{label}: a name is made of letters, digits and _ (it becomes a column)")
@@ -88,4 +99,11 @@ def _is_text(value: object) -> bool:
 
 
 def _is_texts(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, list) and all(_is_text(item) for item in value)
+
+
+def _repeated(block: dict[str, Any]) -> list[str]:
+    paraphrases = block.get("paraphrases", [])
+    wordings = [block.get("question"), *paraphrases] if _is_texts(paraphrases) else []
+    texts = [" ".join(item.split()) for item in wordings if _is_text(item)]
+    return sorted({text for text in texts if texts.count(text) > 1})

@@ -1,26 +1,27 @@
-"""`curate classify`: the probability of each behavior, of a problem and of a solution, for every document."""
+"""`curate classify`: what every document shows of each behavior, of a problem and of a solution."""
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from curate.behaviors import Behavior, load_behaviors
-from curate.engines.base import Engine, Score, ScoreRequest
+from curate.behaviors import load_behaviors
+from curate.engines.base import Engine, Prompt
 from curate.engines.settings import EngineSettings, make_engine
-from curate.prompts import ScoringPrompts
+from curate.rationale import FourHabits, Rationale
 from curate.records.settings import option
-from curate.windows import document_score, notation_density, split_windows
+from curate.scoring import Scoring
+from curate.windows import notation_density, published_cut, split_windows
 
+MODES = ("score", "rationale")
+PRESETS = ("four-habits",)
 WINDOW_MODES = ("all", "first")
 DEFAULT_DATASET = ("openwebmath",)
-EVIDENCE_SCORE = 0.5  # windows from this score on are evidence, and the best one always is
-PAPER_CUT_CHARS = 12_000  # about the 3,072 tokens that the published labelling read
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class ClassifySettings(EngineSettings):
     limit: int | None = option(None, "Read only the first N documents.", at_least=1)
     sample: int | None = option(None, "Read N documents drawn at random (seeded) from all.", at_least=1)
     behaviors: Path | None = option(None, "TOML file that adds or replaces behaviors.")
+    mode: str = option("score", "score: a probability from one token; rationale: reasons, quoted evidence, a count.", choices=MODES)
+    preset: str | None = option(
+        None, "four-habits: the published layout (one prompt a behavior, the document last and cut; a rationale).", choices=PRESETS
+    )
+    rationale_tokens: int = option(1024, "Longest rationale.", at_least=8)
     window_chars: int = option(2400, "Longest window in characters; documents are read whole, in windows of whole paragraphs.", at_least=1)
     windows: str = option("all", "all windows of a document, or the first as the published labelling did.", choices=WINDOW_MODES)
     text_key: str = option("text", "Column that holds the text.")
@@ -49,80 +55,134 @@ class ClassifySettings(EngineSettings):
         (), "Slurm settings as name=value: partition, time, cpus_per_task, mem_per_cpu_gb, gpus_per_task, qos, …", hashed=False
     )
 
+    def labelling(self) -> "Labelling":
+        """How these documents are labelled; a preset brings its own mode and reads the beginning of a document."""
+        first = self.preset is not None or self.windows == "first"
+        return Labelling(self.window_chars, first, self.behaviors, self.preset or self.mode, self.rationale_tokens)
+
+
+class Method(Protocol):
+    """One way to label: what is asked of a window, and what the answers say about the document."""
+
+    names: list[str]  # of the columns
+    questions: tuple[str, ...]  # asked of every window, adjacent in the stream of requests
+    answer_tokens: int
+
+    def hash(self) -> str:
+        """Hash of every text that a label depends on, the document aside."""
+        ...
+
+    def longest(self, window: str) -> Prompt:
+        """The longest prompt about a window: does it fit?"""
+        ...
+
+    def request(self, key: Hashable, window: str, name: str) -> Any:
+        """The request that asks `name` of a window."""
+        ...
+
+    def stream(self, engine: Engine, requests: Iterable[Any]) -> Iterator[Any]:
+        """The engine's results."""
+        ...
+
+    def read(self, name: str, result: Any) -> Any:
+        """The answer to `name` in a result without error. Raises ValueError with the reason when it cannot be read."""
+        ...
+
+    def labels(self, text: str, spans: Sequence[tuple[int, int]], answers: dict[str, list[Any]]) -> dict[str, Any]:
+        """Columns of the document from one answer a question and window."""
+        ...
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """How documents are labelled, as it travels to the tasks. `way` is a mode or a preset; `wordings`: ask in every wording there is."""
+
+    window_chars: int
+    first_only: bool = False
+    behaviors_file: Path | None = None
+    way: str = "score"
+    rationale_tokens: int = 1024
+    wordings: bool = False
+
+    def method(self) -> Method:
+        """The prompts and the reader of answers. Raises UserError when the behaviors file is wrong."""
+        behaviors = load_behaviors(self.behaviors_file)
+        if self.way == "four-habits":
+            return FourHabits(behaviors, self.rationale_tokens)
+        if self.way == "rationale":
+            return Rationale(behaviors, self.rationale_tokens)
+        return Scoring(behaviors, self.wordings)
+
 
 @dataclass
-class _Pending:
-    """A document whose windows are being scored."""
+class Pending:
+    """A document whose windows are being judged."""
 
     document: Document
     spans: list[tuple[int, int]]
-    scores: dict[str, list[float]]
+    answers: dict[str, list[Any]]
     left: int
-    masses: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     usage: Counter[str] = field(default_factory=Counter)
 
 
 class Classify(PipelineStep):
-    """Scores documents as they stream by; a document leaves when its last window is scored, so the engine never waits for a chunk."""
+    """Labels documents as they stream by; a document leaves when its last window is judged, so the engine never waits for a chunk."""
 
     type = "LABEL"
     name = "behaviors"
 
-    def __init__(self, settings: EngineSettings, window_chars: int, windows: str = "all", behaviors_file: Path | None = None) -> None:
+    def __init__(self, settings: EngineSettings, labelling: Labelling) -> None:
         super().__init__()
-        self.settings, self.window_chars, self.windows, self.behaviors_file = settings, window_chars, windows, behaviors_file
+        self.settings, self.labelling = settings, labelling
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        behaviors = load_behaviors(self.behaviors_file)
+        method = self.labelling.method()
         documents = iter(data)
         first = next(documents, None)
         if first is None:  # nothing left to do: the model need not be loaded
             return
         with make_engine(self.settings) as engine:
-            yield from self.label(_chained(first, documents), engine, behaviors)
+            yield from self.label(_chained(first, documents), engine, method)
 
-    def label(self, documents: Iterator[Document], engine: Engine, behaviors: Sequence[Behavior]) -> Iterator[Document]:
+    def label(self, documents: Iterator[Document], engine: Engine, method: Method) -> Iterator[Document]:
         """Documents with `metadata["rows"]` = [label row], in the order in which they finish."""
-        prompts = ScoringPrompts(behaviors)
-        names = [behavior.name for behavior in behaviors]
-        pending: dict[str, _Pending] = {}
+        pending: dict[str, Pending] = {}
         ready: deque[Document] = deque()
 
-        def requests() -> Iterator[ScoreRequest]:
+        def requests() -> Iterator[Any]:
             for document in documents:
                 error = document.metadata["error"]
-                spans = [] if error else self._spans(document.text, prompts, engine)
+                spans = [] if error else self._spans(document.text, method, engine)
                 if spans is None:
                     error = "a window cannot be made to fit the model's context"
                 if error or not spans:
-                    ready.append(_finish(document, error_row(document, names, error)))
+                    ready.append(_finish(document, error_row(document, error)))
                     continue
-                scores = {name: [float("nan")] * len(spans) for name in prompts.questions}
-                pending[document.id] = _Pending(document, spans, scores, left=len(spans) * len(scores))
+                answers: dict[str, list[Any]] = {name: [None] * len(spans) for name in method.questions}
+                pending[document.id] = Pending(document, spans, answers, left=len(spans) * len(answers))
                 for number, (start, end) in enumerate(spans):
                     window = document.text[start:end]
-                    for name in prompts.questions:
-                        yield ScoreRequest((document.id, number, name), prompts.prompt(window, name))
+                    for name in method.questions:
+                        yield method.request((document.id, number, name), window, name)
 
-        for score in engine.score(requests()):
-            item = _book(pending, score)
+        for result in method.stream(engine, requests()):
+            item = _book(pending, result, method)
             if item.left == 0:
                 del pending[item.document.id]
-                yield _finish(item.document, label_row(item, names), item.usage)
+                yield _finish(item.document, label_row(item, method), item.usage)
             while ready:
                 yield ready.popleft()
         yield from ready
 
-    def _spans(self, text: str, prompts: ScoringPrompts, engine: Engine) -> list[tuple[int, int]] | None:
-        longest = max(prompts.questions, key=lambda name: len(prompts.questions[name]))
-        if self.windows == "first":
-            text = text[:PAPER_CUT_CHARS]
-        waiting = deque(split_windows(text, len(text) if self.windows == "first" else self.window_chars))
+    def _spans(self, text: str, method: Method, engine: Engine) -> list[tuple[int, int]] | None:
+        if self.labelling.first_only:
+            text = published_cut(text, engine.prefix_chars)
+        waiting = deque(split_windows(text, len(text) if self.labelling.first_only else self.labelling.window_chars))
         spans = []
         while waiting:
             start, end = waiting.popleft()
-            if engine.fits(prompts.prompt(text[start:end], longest), max_tokens=1):
+            if engine.fits(method.longest(text[start:end]), method.answer_tokens):
                 spans.append((start, end))
             elif end - start < 2:
                 return None
@@ -132,32 +192,18 @@ class Classify(PipelineStep):
         return spans
 
 
-def label_row(item: _Pending, behaviors: Sequence[str]) -> dict[str, Any]:
-    """The row of the labels table for a document all of whose windows are scored."""
+def label_row(item: Pending, method: Method) -> dict[str, Any]:
+    """The row of the labels table for a document all of whose windows are judged."""
     document = item.document
     if item.errors:
-        count = f"{len(item.errors)} of {len(item.spans) * len(item.scores)} questions failed: "
-        return error_row(document, behaviors, count + item.errors[0])
-    evidence = []
-    for name in behaviors:
-        scores = item.scores[name]
-        best = max(range(len(scores)), key=scores.__getitem__)
-        for number, (start, end) in enumerate(item.spans):
-            if number == best or scores[number] >= EVIDENCE_SCORE:
-                evidence.append({"behavior": name, "start": start, "end": end, "score": scores[number]})
-    return {
-        **_about(document),
-        "num_windows": len(item.spans),
-        **{f"{name}_score": document_score(item.scores[name]) for name in behaviors},
-        "evidence": evidence,
-        "label_mass": min(item.masses),
-        "problem_score": max(item.scores["problem"]),
-        "solution_score": max(item.scores["solution"]),
-        "error": None,
-    }
+        count = f"{len(item.errors)} of {len(item.spans) * len(item.answers)} questions failed: "
+        return error_row(document, count + item.errors[0])
+    labels = method.labels(document.text, item.spans, item.answers)
+    item.usage.update({f"unsupported/{name}": 1 for name in labels.get("unsupported") or ()})
+    return {**_about(document), "num_windows": len(item.spans), **labels, "error": None}
 
 
-def error_row(document: Document, behaviors: Sequence[str], error: str | None) -> dict[str, Any]:
+def error_row(document: Document, error: str | None) -> dict[str, Any]:
     """A row that keeps its identity and says why it has no labels."""
     return {**_about(document), "num_windows": 0, "evidence": [], "error": error or "the document is empty"}
 
@@ -172,19 +218,19 @@ def _about(document: Document) -> dict[str, Any]:
     }
 
 
-def _book(pending: dict[str, _Pending], score: Score) -> _Pending:
-    document_id: str
-    number: int
-    name: str
-    document_id, number, name = score.key  # type: ignore[misc]
+def _book(pending: dict[str, Pending], result: Any, method: Method) -> Pending:
+    document_id, number, name = result.key
     item = pending[document_id]
     item.left -= 1
-    item.usage.update(requests=1, prompt_tokens=score.prompt_tokens, cached_tokens=score.cached_tokens)
-    if score.error:
-        item.errors.append(score.error)
-    else:
-        item.scores[name][number] = score.probability
-        item.masses.append(score.label_mass)
+    item.usage.update(requests=1, prompt_tokens=result.prompt_tokens, cached_tokens=result.cached_tokens)
+    if generated := getattr(result, "completion_tokens", 0):
+        item.usage.update(completion_tokens=generated)
+    try:
+        if result.error:
+            raise ValueError(result.error)
+        item.answers[name][number] = method.read(name, result)
+    except ValueError as error:
+        item.errors.append(str(error))
     return item
 
 

@@ -23,17 +23,18 @@ SOLUTION = ("solution", "Does the passage contain at least part of a solution or
 
 
 class ScoringPrompts:
-    """One prompt a question; `questions` maps each name (the behaviors, problem, solution) to its text."""
+    """One prompt a question; `questions` maps each name to its text: the behaviors (`names`), problem, solution.
 
-    def __init__(self, behaviors: Sequence[Behavior]) -> None:
-        lines = []
-        for item in behaviors:
-            examples = "".join(f'\n  shown by: "{text}"' for text in item.positive) + "".join(
-                f'\n  not shown by: "{text}"' for text in item.negative
-            )
-            lines.append(f"- {item.name.replace('_', ' ')}: {item.definition}{examples}\n")
-        self.head = INTRODUCTION + "".join(lines) + PASSAGE
-        self.questions = {item.name: item.question for item in behaviors} | dict([PROBLEM, SOLUTION])
+    With `wordings`, each behavior is asked in every wording that it has, as `name~0` (its question), `name~1`, ….
+    """
+
+    def __init__(self, behaviors: Sequence[Behavior], wordings: bool = False) -> None:
+        self.head = INTRODUCTION + "".join(definition(item) for item in behaviors) + PASSAGE
+        asked = {item.name: item.question for item in behaviors}
+        if wordings:
+            asked = {wording_name(item.name, number): text for item in behaviors for number, text in enumerate(item.wordings)}
+        self.names = list(asked)
+        self.questions = asked | dict([PROBLEM, SOLUTION])
 
     def prompt(self, window: str, name: str) -> Prompt:
         """The prompt that asks `name` of a window."""
@@ -42,3 +43,16 @@ class ScoringPrompts:
     def hash(self) -> str:
         """Hash of every text that a label depends on, the document aside."""
         return json_sha256([self.head, QUESTION, OPENING, self.questions])
+
+
+def wording_name(behavior: str, number: int) -> str:
+    """Name of a behavior asked in its wording `number`; no behavior of a file can be called so."""
+    return f"{behavior}~{number}"
+
+
+def definition(behavior: Behavior) -> str:
+    """A behavior as the judge is told of it: definition, then examples of what shows it and what does not."""
+    examples = "".join(f'\n  shown by: "{text}"' for text in behavior.positive) + "".join(
+        f'\n  not shown by: "{text}"' for text in behavior.negative
+    )
+    return f"- {behavior.spoken}: {behavior.definition}{examples}\n"

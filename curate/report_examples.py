@@ -9,12 +9,12 @@ import httpx
 from curate.agreement import average_precision, roc_auc
 from curate.attach import fetch_rows
 from curate.behaviors import Behavior
-from curate.classification import EVIDENCE_SCORE
 from curate.highlight import Layer, Span, cue_spans, excerpt, highlighted
 from curate.matching import ARM_NAMES
 from curate.parsing import num_words
 from curate.records.errors import FourHabitsError
 from curate.records.manifest import InputFile, Manifest
+from curate.scoring import EVIDENCE_SCORE
 
 if TYPE_CHECKING:
     import polars as pl

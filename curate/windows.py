@@ -2,10 +2,11 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 # Where a window may end, best first: after a blank line, a line, a sentence, a word.
 BOUNDARIES = (re.compile(r"\n[ \t\r]*\n+"), re.compile(r"\n"), re.compile(r"(?<=[.!?])\s+"), re.compile(r"\s+"))
+PUBLISHED_TOKENS = 3072
 ODDS_LIMIT = 1e4
 
 
@@ -24,6 +25,15 @@ def split_windows(text: str, max_chars: int) -> list[tuple[int, int]]:
         spans.append((start, end))
         start = end
     return spans
+
+
+def published_cut(text: str, prefix_chars: Callable[[str, int], int]) -> str:
+    """The beginning of `text` that the published labelling read: its first 3,072 tokens, back to the last newline.
+
+    `prefix_chars(text, tokens)` is the engine's. Without a newline the cut stays where it fell (the published code lost a character).
+    """
+    end = prefix_chars(text, PUBLISHED_TOKENS)
+    return text if end >= len(text) else text[: text.rfind("\n", 1, end) if "\n" in text[1:end] else end]
 
 
 def _best_end(text: str, start: int, limit: int) -> int:

@@ -54,7 +54,7 @@ def finish(
         seed=getattr(settings, "seed", None),
         tokens={key: count for key, count in total["usage"].items() if key.endswith("tokens")},
         seconds=round(earlier + time.monotonic() - started, 3),
-        notes={**(notes or {}), "requests": total["usage"].get("requests", 0)},
+        notes={**(notes or {}), "requests": total["usage"].get("requests", 0), **_nested(total["usage"])},
     )
     manifest.write(ledger.folder)
     for leftover in [*ledger.folder.glob("*.tmp"), *(ledger.folder / "parts").glob("*.tmp")]:
@@ -63,6 +63,16 @@ def finish(
         listed = "; ".join(f"{path}: {reason}" for path, reason in failures.items())
         raise PartialFailure(f"{len(failures)} file(s) failed, everything else is done in {ledger.folder}: {listed}")
     return manifest
+
+
+def _nested(usage: dict[str, int]) -> dict[str, dict[str, int]]:
+    """Counts named `what/which` as {what: {which: count}}."""
+    nested: dict[str, dict[str, int]] = {}
+    for key, count in usage.items():
+        what, slash, which = key.partition("/")
+        if slash:
+            nested.setdefault(what, {})[which] = count
+    return nested
 
 
 def engine_identity(settings: Any) -> tuple[str | None, str | None, str | None]:

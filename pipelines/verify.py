@@ -7,8 +7,7 @@ import polars as pl
 import pyarrow as pa
 
 from curate.behaviors import behaviors_hash, load_behaviors
-from curate.classification import Classify
-from curate.prompts import ScoringPrompts
+from curate.classification import Classify, Labelling
 from curate.records import schemas
 from curate.records.command import require
 from curate.records.errors import UserError
@@ -34,24 +33,25 @@ def verify(settings: VerifySettings) -> Manifest:
     folder = require(settings.qa, "qa", "the output of `curate rewrite`")
     behaviors = load_behaviors(settings.behaviors)
     names = [behavior.name for behavior in behaviors]
-    prompts = ScoringPrompts(behaviors)
+    labelling = Labelling(settings.window_chars, behaviors_file=settings.behaviors)
+    prompt_hash = labelling.method().hash()
     check_behaviors(folder, names)
     engine_identity(settings)
     chunks = make_chunks(part_files(folder, "rewrite"), settings.chunk_rows, settings.limit)
-    hashed = {**to_dict(settings, hashed_only=True), "prompt_hash": prompts.hash(), "behaviors_hash": behaviors_hash(behaviors)}
+    hashed = {**to_dict(settings, hashed_only=True), "prompt_hash": prompt_hash, "behaviors_hash": behaviors_hash(behaviors)}
     ledger = Ledger(out, "verify", hashed, chunks)
     begin(ledger)
     schema = pa.schema([*schemas.labels(names), pa.field("pair_id", pa.string()), pa.field("cell", pa.string())])
     pipeline = [
         ReadTable(ledger),
         AsPassage(),
-        Classify(settings, settings.window_chars, behaviors_file=settings.behaviors),
+        Classify(settings, labelling),
         WriteChunks(ledger, schema),
     ]
     execute(pipeline, ledger, RunOptions.of(settings))
     warnings = judge_warnings(settings.model, read_manifest(folder).model)
     write_json(out / FIDELITY_FILE, compare(out, folder, names))
-    return finish(ledger, settings, started, prompt_hash=prompts.hash(), notes={"warnings": warnings, "behaviors": names})
+    return finish(ledger, settings, started, prompt_hash=prompt_hash, notes={"warnings": warnings, "behaviors": names})
 
 
 def check_behaviors(qa: Path, names: list[str]) -> None:

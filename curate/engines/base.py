@@ -100,6 +100,10 @@ class Engine(Protocol):
         """Whether the prompt and `max_tokens` more fit into the model's context; True where only the server knows."""
         ...
 
+    def prefix_chars(self, text: str, max_tokens: int) -> int:
+        """Characters of `text` in its first `max_tokens` tokens; four a token where only the server knows."""
+        ...
+
     def close(self) -> None:
         """Free the model."""
         ...

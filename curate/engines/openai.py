@@ -24,6 +24,7 @@ from curate.engines.settings import EngineSettings
 from curate.records.errors import EngineError, UserError
 
 TOP_LOGPROBS = 20
+CHARS_PER_TOKEN = 4
 REQUESTS_PER_CLIENT = 8  # a connection pool looks at all its connections for each request: 256 in one pool take 15 ms each
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 60.0
 CERTAIN = 1e-3  # log-probabilities are at most 0, give or take rounding
@@ -79,6 +80,9 @@ class OpenAIEngine:
 
     def fits(self, prompt: Prompt, max_tokens: int) -> bool:
         return True
+
+    def prefix_chars(self, text: str, max_tokens: int) -> int:
+        return min(len(text), CHARS_PER_TOKEN * max_tokens)
 
     def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Score]:
         return self._threads.stream(requests, self._score_one, self._settings.max_in_flight)

@@ -44,6 +44,16 @@ class PromptRenderer:
         head, body, tail = self.plain(prompt.head), self.plain(prompt.body), self.plain(prompt.tail)
         return [*self._before, *head, *body, *tail, *self._after, *self.plain(prompt.opening)]
 
+    def prefix_chars(self, text: str, max_tokens: int) -> int:
+        """Characters of `text` that its first `max_tokens` tokens hold."""
+        ids = self.plain(text)
+        if len(ids) <= max_tokens:
+            return len(text)
+        if not self._tokenizer.is_fast:
+            return min(len(self._tokenizer.decode(ids[:max_tokens])), len(text))
+        encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+        return encoded["offset_mapping"][max_tokens - 1][1]
+
     def label_ids(self, opening: str) -> dict[str, list[int]]:
         """First token of each way to write each label after `opening`, found by encoding them together.
 

@@ -55,6 +55,9 @@ class VllmEngine:
     def fits(self, prompt: Prompt, max_tokens: int) -> bool:
         return len(self._renderer.encode(prompt)) + max_tokens <= self._context
 
+    def prefix_chars(self, text: str, max_tokens: int) -> int:
+        return self._renderer.prefix_chars(text, max_tokens)
+
     def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Score]:
         return self._threads.stream(requests, self._score_one, self._window)
 

@@ -19,7 +19,8 @@ EVIDENCE = pa.list_(
 
 
 def labels(behaviors: Sequence[str]) -> pa.Schema:
-    """One row a document: document scores are probabilities, `<b>_count` is null outside `rationale`, `error` null when fine."""
+    """One row a document: document scores are probabilities, `<b>_count` and `unsupported` are null outside `rationale`, `error` is
+    null when fine. `unsupported` names the behaviors that the judge saw without quoting words that stand in the document."""
     return pa.schema(
         [
             *IDENTITY,
@@ -32,6 +33,7 @@ def labels(behaviors: Sequence[str]) -> pa.Schema:
             *[pa.field(f"{name}_score", pa.float32()) for name in behaviors],
             *[pa.field(f"{name}_count", pa.int32()) for name in behaviors],
             pa.field("evidence", EVIDENCE),
+            pa.field("unsupported", pa.list_(pa.string())),
             pa.field("label_mass", pa.float32()),
             pa.field("problem_score", pa.float32()),
             pa.field("solution_score", pa.float32()),

@@ -84,7 +84,7 @@ def build(settings_class: type[S], *layers: Mapping[str, Any]) -> S:
                 mistakes.append(f"{raw_key} = {value!r} is not {_type_name(hints[key])}")
                 continue
             choices = fields[key].metadata.get("choices")
-            if choices and values[key] not in choices:
+            if choices and values[key] is not None and values[key] not in choices:
                 mistakes.append(f"{raw_key} = {value!r} is not one of {', '.join(choices)}{did_you_mean(str(value), choices)}")
             least = fields[key].metadata.get("at_least")
             if least is not None and values[key] is not None and not values[key] >= least:
