@@ -24,7 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from sklearn.model_selection import GroupKFold
 
-from curate.windows import document_score
+from curate.windows import AGGREGATIONS, document_score
 
 BEHAVIORS = ("verification", "backtracking", "subgoal_setting", "backward_chaining")
 LENGTHS = (1, 2, 3, 5, 10)
@@ -78,26 +78,18 @@ def draw(rng: np.random.Generator, pool: np.ndarray, weight: np.ndarray, source:
     return made
 
 
-def largest(windows: list[np.ndarray]) -> np.ndarray:
-    return np.array([scores.max() for scores in windows])
-
-
-def noisy_or(windows: list[np.ndarray]) -> np.ndarray:
-    return np.array([1 - np.prod(1 - scores) for scores in windows])
-
-
-def mean_odds(windows: list[np.ndarray]) -> np.ndarray:
-    return np.array([document_score(scores.tolist()) for scores in windows])
+def by_rule(rule: str) -> Rule:
+    return lambda windows: np.array([document_score(scores.tolist(), rule) for scores in windows])
 
 
 def fitted(windows: list[np.ndarray], truth: np.ndarray, kind: str) -> Rule:
     """Platt (on the largest score and the number of windows; or on noisy-or and the number) or isotonic (on noisy-or)."""
     if kind == "isotonic":
-        curve = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(noisy_or(windows), truth)
-        return lambda new: curve.predict(noisy_or(new))
+        curve = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(by_rule("noisy-or")(windows), truth)
+        return lambda new: curve.predict(by_rule("noisy-or")(new))
 
     def features(new: list[np.ndarray]) -> np.ndarray:
-        top = largest(new) if kind == "platt" else noisy_or(new)
+        top = by_rule("max")(new) if kind == "platt" else by_rule("noisy-or")(new)
         return np.column_stack([logit(top), [math.log(len(scores)) for scores in new]])
 
     model = LogisticRegression(C=1e6).fit(features(windows), truth)
@@ -156,7 +148,7 @@ def main() -> None:
                 else:
                     tried = draw(rng, test, weight, source, options.documents, same=kind == "one source")
                 windows, shows = [scores[d] for d in tried], np.array([truth[d].any() for d in tried])
-                rules: dict[str, Rule] = {"mean odds": mean_odds, "max": largest, "noisy-or": noisy_or}
+                rules = {rule: by_rule(rule) for rule in AGGREGATIONS}
                 rules |= {f"{way} (fitted)": fitted(fit_windows, fit_truth, way) for way in ("platt", "platt-or", "isotonic")}
                 lengths = np.array([len(d) for d in tried])
                 for rule, call in rules.items():

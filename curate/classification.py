@@ -16,7 +16,7 @@ from curate.engines.settings import EngineSettings, make_engine
 from curate.rationale import FourHabits, Rationale
 from curate.records.settings import option
 from curate.scoring import Scoring
-from curate.windows import notation_density, published_cut, split_windows
+from curate.windows import AGGREGATIONS, notation_density, published_cut, split_windows
 
 MODES = ("score", "rationale")
 PRESETS = ("four-habits",)
@@ -44,6 +44,11 @@ class ClassifySettings(EngineSettings):
     )
     rationale_tokens: int = option(1024, "Longest rationale.", at_least=8)
     window_chars: int = option(2400, "Longest window in characters; documents are read whole, in windows of whole paragraphs.", at_least=1)
+    aggregate: str = option(
+        "auto",
+        "From windows to their document; auto: noisy-or for an engine with calibrated probabilities, max for any other.",
+        choices=("auto", *AGGREGATIONS),
+    )
     windows: str = option("all", "all windows of a document, or the first as the published labelling did.", choices=WINDOW_MODES)
     text_key: str = option("text", "Column that holds the text.")
     id_key: str = option("id", "Column that holds the corpus's own id (kept, never relied on).")
@@ -58,7 +63,7 @@ class ClassifySettings(EngineSettings):
     def labelling(self) -> "Labelling":
         """How these documents are labelled; a preset brings its own mode and reads the beginning of a document."""
         first = self.preset is not None or self.windows == "first"
-        return Labelling(self.window_chars, first, self.behaviors, self.preset or self.mode, self.rationale_tokens)
+        return Labelling(self.window_chars, first, self.behaviors, self.preset or self.mode, self.rationale_tokens, self.aggregate)
 
 
 class Method(Protocol):
@@ -102,16 +107,18 @@ class Labelling:
     behaviors_file: Path | None = None
     way: str = "score"
     rationale_tokens: int = 1024
+    aggregate: str = "auto"
     wordings: bool = False
 
-    def method(self) -> Method:
+    def method(self, calibrated: bool = False) -> Method:
         """The prompts and the reader of answers. Raises UserError when the behaviors file is wrong."""
         behaviors = load_behaviors(self.behaviors_file)
         if self.way == "four-habits":
             return FourHabits(behaviors, self.rationale_tokens)
         if self.way == "rationale":
             return Rationale(behaviors, self.rationale_tokens)
-        return Scoring(behaviors, self.wordings)
+        rule = self.aggregate if self.aggregate != "auto" else "noisy-or" if calibrated else "max"
+        return Scoring(behaviors, self.wordings, rule)
 
 
 @dataclass
@@ -137,13 +144,12 @@ class Classify(PipelineStep):
         self.settings, self.labelling = settings, labelling
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        method = self.labelling.method()
         documents = iter(data)
         first = next(documents, None)
         if first is None:  # nothing left to do: the model need not be loaded
             return
         with make_engine(self.settings) as engine:
-            yield from self.label(_chained(first, documents), engine, method)
+            yield from self.label(_chained(first, documents), engine, self.labelling.method(engine.info.calibrated))
 
     def label(self, documents: Iterator[Document], engine: Engine, method: Method) -> Iterator[Document]:
         """Documents with `metadata["rows"]` = [label row], in the order in which they finish."""

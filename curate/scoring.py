@@ -16,7 +16,8 @@ class Scoring:
 
     answer_tokens = 1
 
-    def __init__(self, behaviors: Sequence[Behavior], wordings: bool = False) -> None:
+    def __init__(self, behaviors: Sequence[Behavior], wordings: bool = False, aggregate: str = "max") -> None:
+        self.aggregate = aggregate
         self.prompts = ScoringPrompts(behaviors, wordings)
         self.names = self.prompts.names
         self.questions = tuple(self.prompts.questions)
@@ -47,7 +48,7 @@ class Scoring:
                 if number == best or scores[name][number] >= EVIDENCE_SCORE:
                     evidence.append({"behavior": name, "start": start, "end": end, "score": scores[name][number]})
         return {
-            **{f"{name}_score": document_score(scores[name]) for name in self.names},
+            **{f"{name}_score": document_score(scores[name], self.aggregate) for name in self.names},
             "evidence": evidence,
             "label_mass": min(answer.label_mass for given in answers.values() for answer in given),
             "problem_score": max(scores["problem"]),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 BOUNDARIES = (re.compile(r"\n[ \t\r]*\n+"), re.compile(r"\n"), re.compile(r"(?<=[.!?])\s+"), re.compile(r"\s+"))
 PUBLISHED_TOKENS = 3072
 ODDS_LIMIT = 1e4
+AGGREGATIONS = ("max", "noisy-or", "mean-odds")
 
 
 def split_windows(text: str, max_chars: int) -> list[tuple[int, int]]:
@@ -45,16 +46,23 @@ def _best_end(text: str, start: int, limit: int) -> int:
     return limit
 
 
-def document_score(window_scores: Sequence[float]) -> float:
-    """Probability that the document shows the behavior, from the probabilities of its windows.
+def document_score(window_scores: Sequence[float], rule: str = "max") -> float:
+    """Probability that the document shows the behavior, from the probabilities of its windows. No window gives 0.
 
-    Posterior under "one window shows it, or none does, with a prior that does not grow with the number of windows": the odds of the
-    document are the mean of the odds of its windows. Ten clean windows at 4 % each give 4 % (their maximum, or a noisy-or, would
-    flag a third of clean documents); one sure window among ten stays sure. Odds are limited so that one saturated window cannot
-    outvote any number of others. No window gives 0.
+    `max`: the largest, for judges whose probabilities are not calibrated: it depends on their order alone, and ten clean windows at
+    4 % stay at 4 %. `noisy-or`: that not all windows lack it, if they were independent; right for calibrated probabilities (ten windows
+    that each show it in 4 of 100 cases do show it in a third of the cases), but it adds up what an uncalibrated judge says of clean
+    windows. `mean-odds`: the posterior if exactly one window or none can show it; measured to be the worst of the three on every
+    judge (docs/LOG.md) and kept for comparison; its odds are limited, so that one saturated window cannot outvote any number of others.
     """
     if not window_scores:
         return 0.0
+    if rule == "max":
+        return max(window_scores)
+    if rule == "noisy-or":
+        return 1 - math.prod(1 - score for score in window_scores)
+    if rule != "mean-odds":
+        raise ValueError(f"unknown rule {rule!r}")
     odds = [min(score / (1 - score), ODDS_LIMIT) if score < 1 else ODDS_LIMIT for score in window_scores]
     mean = math.fsum(odds) / len(odds)
     return mean / (1 + mean)

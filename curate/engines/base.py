@@ -75,12 +75,13 @@ class Generation:
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What goes into manifests: which engine, which model, which revision."""
+    """What goes into manifests: which engine, which model, which revision. `calibrated`: its probabilities were fitted to labels."""
 
     engine: str
     model: str
     revision: str | None
     stand_in: bool = False
+    calibrated: bool = False
 
 
 class Engine(Protocol):
