@@ -10,7 +10,6 @@ from curate.agreement import average_precision, roc_auc
 from curate.attach import fetch_rows
 from curate.behaviors import Behavior
 from curate.highlight import Layer, Span, cue_spans, excerpt, highlighted
-from curate.matching import ARM_NAMES
 from curate.parsing import num_words
 from curate.records.errors import FourHabitsError
 from curate.records.manifest import InputFile, Manifest
@@ -149,8 +148,9 @@ def truth_spans(values: dict[str, Any]) -> list[dict[str, Any]] | None:
 def side_by_side(arms: Sequence["pl.DataFrame"], manifest: Manifest, behaviors: Sequence[Behavior], num_examples: int) -> dict[str, Any]:
     """The two sets: totals, and the first examples of both, which are the two versions of one document in `pairs`.
 
-    `arms` are the frames of ARM_NAMES, `manifest` is that of `match`.
+    `arms` are the frames of the arms that `manifest` names; `manifest` is that of `match`.
     """
+    names = arm_names(manifest)
     siblings = arms[0]["pair_id"].to_list() == arms[1]["pair_id"].to_list()
     shown = zip(*(arm.head(num_examples).to_dicts() for arm in arms))
     return {
@@ -165,10 +165,15 @@ def side_by_side(arms: Sequence["pl.DataFrame"], manifest: Manifest, behaviors: 
                 "tokens": int(arm["num_loss_tokens"].sum()),
                 "words": sum(num_words(text or "") for text in arm["thoughts"]),
             }
-            for name, arm in zip(ARM_NAMES, arms, strict=True)
+            for name, arm in zip(names, arms, strict=True)
         ],
-        "pairs": [[one_side(row, name, behaviors) for row, name in zip(pair, ARM_NAMES, strict=True)] for pair in shown],
+        "pairs": [[one_side(row, name, behaviors) for row, name in zip(pair, names, strict=True)] for pair in shown],
     }
+
+
+def arm_names(manifest: Manifest) -> list[str]:
+    """The arms that `match` made, in order."""
+    return manifest.notes.get("arm_names", ["enriched", "control"])
 
 
 def one_side(row: dict[str, Any], arm: str, behaviors: Sequence[Behavior]) -> dict[str, Any]:

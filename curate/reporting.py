@@ -25,7 +25,10 @@ NICE_AXES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 0.75, 1.0)
 # Control characters as their visible pictures: HTML would drop or change some of them, and offsets must stay right.
 VISIBLE = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n\r"} | {0x7F: 0x2421}
 COVARIATES = {
-    "num_chars": "characters of the source",
+    "origin": "where the source is from",
+    "log2_chars": "length of the source, log2 of characters",
+    "topic": "topic of the source",
+    "difficulty": "difficulty of the source",
     "notation_density": "share of notation in the source",
     "num_windows": "windows of the source",
     "question_words": "words of the question",

@@ -1,150 +1,204 @@
 """`curate match` as a command: rewrites in, one folder an arm out."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from curate.matching import (
-    ARM_CELLS,
-    ARM_NAMES,
-    MatchSettings,
-    choose_pairs,
-    count_tokens,
-    draw_order,
-    load_tokenizer,
-    pair_within_strata,
-    prompt_and_completion,
-    standardised_difference,
-)
+from curate.arms import ARM_DESIGNS, ArmDesign
+from curate.matching import MatchSettings, count_tokens, load_tokenizer, prompt_and_completion
+from curate.matching_budget import choose_blocks
+from curate.matching_strata import check_match_on, coarsen, match_across, order_keys
 from curate.parsing import num_words, within
 from curate.records.command import require
 from curate.records.errors import UserError
 from curate.records.manifest import InputFile, Manifest, read_manifest
 from curate.records.parts import write_json
 from curate.selection import keep
-from pipelines.stage import read_table, write_table
+from pipelines.balance import balance, tokens_of
+from pipelines.cleaning import TEXTS, Log, clean
+from pipelines.stage import part_files, read_table, write_table
 
 IDENTITY = ["file_sha256", "source_row"]
 BALANCE_FILE = "balance.json"
-COVARIATES = ("num_chars", "notation_density", "num_windows", "question_words", "thoughts_words", "num_loss_tokens")
-
-
-@dataclass(frozen=True)
-class Arms:
-    """Two frames of equal height: row i of `first` and row i of `second` are a pair."""
-
-    first: pl.DataFrame
-    second: pl.DataFrame
+# What the document of a rewrite brings along: its hash for the draw, and covariates that were fixed before rewriting.
+ABOUT_SOURCE = ("text_sha256", "num_chars", "notation_density", "num_windows", "topic", "difficulty")
 
 
 def match(settings: MatchSettings) -> Manifest:
-    """Make the two sets: the same number of examples and, within the tolerance, of tokens.
+    """Make the sets: the same number of examples and, within the tolerance, of tokens in every arm.
 
-    In `pairs` both versions of a document enter or neither does; in `paper` examples are paired inside source and length of the
-    source. Whatever does not enter is counted with its reason; what remains unequal stands in `balance.json`.
+    Near-duplicates and evaluation problems are taken out. Versions of one document enter together or not at all; documents of
+    different kinds are paired inside strata of what was fixed before rewriting. Whatever does not enter is counted with its reason;
+    what remains unequal stands in `balance.json`.
     """
     started = time.monotonic()
     out = require(settings.out, "out", "the folder to write to")
     folder = require(settings.qa, "qa", "the output of `curate rewrite`")
+    match_on = check_match_on(settings.match_on)
     tokenizer = load_tokenizer(settings.tokenizer)
     qa, files = read_table(folder, "rewrite")
     manifest = read_manifest(folder)
     kind = "extract" if manifest.engine == "extract" else manifest.settings["arms"]
-    frame = add_labels(qa, manifest, settings.verified)
-    dropped: dict[str, int] = {}
-    usable = keep(frame, pl.col("error").is_null(), "rewrite error", dropped)
-    if not usable.height:
-        raise UserError(f"no rewrite in {folder} is usable: {frame.height} rows, all with an error; its manifest counts the reasons")
-    usable = add_text(usable, tokenizer, settings.count)
-    arms = siblings(usable, kind, settings, dropped) if kind == "pairs" else strata_pairs(usable, kind, settings, dropped)
-    if not arms.first.height:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-        raise UserError(f"no pair can be made of the {frame.height} rewrites ({reasons}); rewrite more documents or relax the tolerances")
-    tokens = [arm["num_loss_tokens"].to_numpy() for arm in (arms.first, arms.second)]
-    order = draw_order(arms.first["pair_id"].to_list(), settings.seed)
-    choice = choose_pairs(tokens[0], tokens[1], order, settings.budget_tokens, settings.tolerance)
+    design = ARM_DESIGNS[kind]
+    log = Log()
+    frame = usable(add_labels(qa, manifest, settings.verified), design, folder, settings.seed, log)
+    frame = clean(add_text(frame, tokenizer, settings.count), settings, log)
+    families = [versions(frame, cells, settings, log) for cells in design.families]
+    blocks = make_blocks(families, design, settings, match_on, log)
+    if not blocks[0].height:
+        raise UserError(f"no pair can be made of the {qa.height} rewrites ({log.reasons()}); {ways_out(families, design, settings)}")
+    tokens = np.stack([arm["num_loss_tokens"].to_numpy() for arm in blocks])
+    order = np.argsort(blocks[0]["_key"].to_numpy(), kind="stable").tolist()
+    choice = choose_blocks(tokens, order, settings.budget_tokens, settings.tolerance)
     if not choice.chosen:
         raise UserError(
-            f"no pair fits into --budget-tokens {settings.budget_tokens}: the shortest has {int(min(tokens[0] + tokens[1]) / 2)} tokens"
+            f"no pair fits into --budget-tokens {settings.budget_tokens}: the shortest has {int(tokens.max(axis=0).min())} tokens"
         )
-    chosen = sorted(choice.chosen)
-    dropped["over the budget, or taken out to even the tokens"] = 2 * (arms.first.height - len(chosen))
-    sets = [arm[chosen].sort("pair_id") for arm in (arms.first, arms.second)]
-    warnings = shortfall(choice.tokens, len(chosen), settings)
-    for warning in warnings:
+    log.drop("over the budget, or taken out to even the tokens", len(blocks) * (blocks[0].height - len(choice.chosen)))
+    sets = [arm[sorted(choice.chosen)].sort("block_id") for arm in blocks]
+    log.warnings += shortfall(choice.tokens, len(choice.chosen), families, design, settings)
+    before = [version for family in families for version in family]
+    table = balance(before, sets, design, match_on, settings, log)
+    for warning in log.warnings:
         print(f"note: {warning}")
-    write_json(out / BALANCE_FILE, balance(sets))
-    return write_sets(out, settings, sets, files, frame.height, dropped, started, kind, warnings)
+    write_json(out / BALANCE_FILE, table)
+    return write_sets(
+        out, settings, [arm.drop("_key", "rewrite_evidence", strict=False) for arm in sets], files, qa.height, log, started, kind
+    )
 
 
 def add_labels(qa: pl.DataFrame, manifest: Manifest, verified: Path | None) -> pl.DataFrame:
-    """Add covariates and `source_<b>_score` of the document, and `rewrite_<b>_score` when the rewrites were verified."""
-    candidates, _ = read_table(Path(manifest.inputs[0].root).parent, "select")
-    scores = [name for name in candidates.columns if name.endswith("_score")]
-    covariates = ["num_chars", "notation_density", "num_windows", "topic", "difficulty"]
-    source = candidates.select(*IDENTITY, *covariates, *[pl.col(name).alias(f"source_{name}") for name in scores])
-    frame = qa.join(source, on=IDENTITY, how="left")
+    """Add covariates and `source_<b>_score` of the document, and `rewrite_<b>_score` when the rewrites were verified.
+
+    Raises UserError when rewrites name documents that the candidates do not have.
+    """
+    folder = Path(manifest.inputs[0].root).parent
+    candidates = pl.scan_parquet([Path(file.root) / file.path for file in part_files(folder, "select")])
+    scores = [name for name in candidates.collect_schema().names() if name.endswith("_score")]
+    scored = [pl.col(name).alias(f"source_{name}") for name in scores]
+    source = candidates.select(*IDENTITY, *ABOUT_SOURCE, *scored).unique(IDENTITY, keep="first", maintain_order=True).collect()
+    frame = qa.join(source.with_columns(pl.lit(True).alias("_known")), on=IDENTITY, how="left", maintain_order="left")
+    if strangers := frame["_known"].null_count():
+        raise UserError(
+            f"{strangers} of {frame.height} rewrites are of documents that {folder} does not have: "
+            "rewrites and candidates do not belong together"
+        )
     if verified is not None:
         labels, _ = read_table(verified, "verify")
         found = [name for name in labels.columns if name.endswith("_score")]
-        rewritten = labels.select("pair_id", "cell", *[pl.col(name).alias(f"rewrite_{name}") for name in found])
-        frame = frame.join(rewritten, on=["pair_id", "cell"], how="left")
-    return frame
+        rewritten = labels.select(
+            "pair_id", "cell", *[pl.col(name).alias(f"rewrite_{name}") for name in found], pl.col("evidence").alias("rewrite_evidence")
+        )
+        frame = frame.join(rewritten.unique(["pair_id", "cell"], maintain_order=True), on=["pair_id", "cell"], how="left")
+    return frame.drop("_known")
+
+
+def usable(frame: pl.DataFrame, design: ArmDesign, folder: Path, seed: int, log: Log) -> pl.DataFrame:
+    """Rows of the design's cells with a question, thoughts and an answer, in the order of the draw. Raises UserError for none."""
+    rows = frame.height
+    frame = keep(frame, pl.col("error").is_null(), "rewrite error", log.dropped)
+    if not frame.height:
+        raise UserError(f"no rewrite in {folder} is usable: {rows} rows, all with an error; its manifest counts the reasons")
+    frame = keep(frame, pl.col("cell").is_in(design.cells), "of a cell that has no arm", log.dropped)
+    for name in TEXTS:
+        frame = keep(frame, pl.col(name).str.strip_chars().str.len_chars() > 0, f"empty {name}", log.dropped)
+    content = frame.select(pl.coalesce("text_sha256", "pair_id")).to_series()
+    return frame.with_columns(pl.Series("_key", order_keys(content, seed))).sort("_key", "pair_id", "cell")
 
 
 def add_text(frame: pl.DataFrame, tokenizer: Any, count: str) -> pl.DataFrame:
     """Add what training reads and how many of its tokens count."""
-    texts = [prompt_and_completion(row) for row in frame.select("question", "thoughts", "answer").iter_rows(named=True)]
+    texts = [prompt_and_completion(row) for row in frame.select(TEXTS).iter_rows(named=True)]
     prompts, completions = [prompt for prompt, _ in texts], [completion for _, completion in texts]
     return frame.with_columns(
-        pl.Series("prompt", prompts),
-        pl.Series("completion", completions),
+        pl.Series("prompt", prompts, dtype=pl.String),
+        pl.Series("completion", completions, dtype=pl.String),
         pl.Series("num_loss_tokens", count_tokens(tokenizer, prompts, completions, count)),
-        pl.Series("question_words", [num_words(text) for text in frame["question"]]),
-        pl.Series("thoughts_words", [num_words(text) for text in frame["thoughts"]]),
+        pl.Series("question_words", [num_words(text) for text in frame["question"]], dtype=pl.Int64),
+        pl.Series("thoughts_words", [num_words(text) for text in frame["thoughts"]], dtype=pl.Int64),
     )
 
 
-def siblings(frame: pl.DataFrame, kind: str, settings: MatchSettings, dropped: dict[str, int]) -> Arms:
-    """Both versions of each document, when both exist and their lengths agree."""
-    cells = ARM_CELLS[kind]
-    frame = keep(frame, pl.len().over("pair_id") == 2, "sibling missing", dropped)
-    first, second = (frame.filter(pl.col("cell") == cell).sort("pair_id") for cell in cells)
-    words = zip(first["thoughts_words"], second["thoughts_words"], strict=True)
-    agree = [within(other, target, settings.length_tolerance) for target, other in words]
-    if not all(agree):
-        dropped["length outside"] = 2 * (len(agree) - sum(agree))
-    return Arms(first.filter(pl.Series(agree, dtype=pl.Boolean)), second.filter(pl.Series(agree, dtype=pl.Boolean)))
+def versions(frame: pl.DataFrame, cells: Sequence[str], settings: MatchSettings, log: Log) -> list[pl.DataFrame]:
+    """The versions of each document of a family, one frame a cell, row i of all being the same document.
+
+    A document stays when all its versions exist and the words of their thoughts agree within the tolerance.
+    """
+    frame = frame.filter(pl.col("cell").is_in(cells))
+    whole = (pl.len().over("pair_id") == len(cells)) & (pl.col("cell").n_unique().over("pair_id") == len(cells))
+    frame = keep(frame, whole, "sibling missing", log.dropped).sort("_key", "pair_id")
+    made = [frame.filter(pl.col("cell") == cell) for cell in cells]
+    agree = np.ones(made[0].height, dtype=bool)
+    for other in made[1:]:
+        words = zip(made[0]["thoughts_words"], other["thoughts_words"], strict=True)
+        agree &= np.array([within(second, first, settings.length_tolerance) for first, second in words], dtype=bool)
+    log.drop("length outside", len(cells) * int((~agree).sum()))
+    return [version.filter(pl.Series(agree)) for version in made]
 
 
-def strata_pairs(frame: pl.DataFrame, kind: str, settings: MatchSettings, dropped: dict[str, int]) -> Arms:
-    """Rows of different documents, paired inside source and length (factors of two) of the source document."""
-    cells = ARM_CELLS[kind]
-    frame = frame.with_columns(pl.col("num_chars").log(2).floor().alias("_length_bin")).sort("pair_id")
-    first, second = (frame.filter(pl.col("cell") == cell) for cell in cells)
-    pairs = pair_within_strata(first, second, ("source", "_length_bin"), settings.seed)
-    for arm, cell in zip((first, second), cells, strict=True):
-        if arm.height > len(pairs):
-            dropped[f"no partner ({cell})"] = arm.height - len(pairs)
-    return Arms(first[[a for a, _ in pairs]].drop("_length_bin"), second[[b for _, b in pairs]].drop("_length_bin"))
+def make_blocks(
+    families: list[list[pl.DataFrame]], design: ArmDesign, settings: MatchSettings, match_on: Sequence[str], log: Log
+) -> list[pl.DataFrame]:
+    """One frame an arm, row i of all being a block: the versions of one document, or those of two that are matched."""
+    if len(families) == 1:
+        rows = [list(range(families[0][0].height))]
+    else:
+        first, second = families[0][0], families[1][0]
+        made = coarsen(first, second, match_on)
+        if made.constant:
+            print(f"note: the same in all documents, so nothing to match on: {', '.join(made.constant)}")
+        tokens = [np.sum([version["num_loss_tokens"].to_numpy() for version in family], axis=0) for family in families]
+        matched = match_across(made, (first["_key"].to_numpy(), second["_key"].to_numpy()), settings.caliper, sizes=(tokens[0], tokens[1]))
+        rows = [[pair[side] for pair in matched.pairs] for side in (0, 1)]
+        for cells, unmatched in zip(design.families, matched.unmatched, strict=True):
+            for reason, count in sorted(unmatched.items()):
+                log.drop(f"{reason} ({' and '.join(cells)})", count * len(cells))
+        unmatched_of = {" and ".join(cells): dict(counts) for cells, counts in zip(design.families, matched.unmatched, strict=True)}
+        log.notes["matching"] = {
+            "match_on": list(match_on),
+            "caliper": settings.caliper,
+            "pairs": len(matched.pairs),
+            "unmatched": unmatched_of,
+        }
+        left = "; ".join(
+            f"{name}: {', '.join(f'{n} {why}' for why, n in sorted(why.items())) or 'none'}" for name, why in unmatched_of.items()
+        )
+        print(f"matched {len(matched.pairs)} pairs of documents on {', '.join(match_on)} (caliper {settings.caliper:g}); unmatched: {left}")
+    names = families[0][0][rows[0]]["pair_id"].alias("block_id")
+    return [version[picked].with_columns(names) for family, picked in zip(families, rows, strict=True) for version in family]
 
 
-def shortfall(tokens: tuple[int, int], pairs: int, settings: MatchSettings) -> list[str]:
+def ways_out(families: list[list[pl.DataFrame]], design: ArmDesign, settings: MatchSettings) -> str:
+    """What would bring more examples, in the order in which it is worth trying."""
+    sizes = ", ".join(f"{family[0].height} {cells[0]}" for family, cells in zip(families, design.families, strict=True))
+    ways = [f"label or rewrite more documents (usable now: {sizes})"]
+    if len(families) > 1:
+        ways += [f"name fewer covariates than --match-on {' '.join(settings.match_on)}", f"widen --caliper {settings.caliper:g}"]
+    if any(len(family) > 1 for family in families):
+        ways.append(f"widen --length-tolerance {settings.length_tolerance:g}")
+    return "to get more: " + "; ".join(ways)
+
+
+def shortfall(
+    tokens: tuple[int, ...], blocks: int, families: list[list[pl.DataFrame]], design: ArmDesign, settings: MatchSettings
+) -> list[str]:
     """What the user must know when the arms are smaller, or less even, than asked for."""
     warnings = []
     smaller = min(tokens)
-    if smaller < settings.budget_tokens * (1 - settings.tolerance):
+    if smaller < settings.budget_tokens * (1 - max(settings.tolerance, 0.005)):
         share = smaller / settings.budget_tokens
-        need = pairs / max(share, 1e-9)
+        need = blocks / max(share, 1e-9)
         warnings.append(
-            f"the arms hold {tokens[0]:,} and {tokens[1]:,} tokens in {pairs} examples each, {share:.1%} of the budget of "
-            f"{settings.budget_tokens:,}; about {need:,.0f} usable pairs would fill it"
+            f"the arms hold {' and '.join(f'{total:,}' for total in tokens)} tokens in {blocks} examples each, {share:.1%} of the budget "
+            f"of {settings.budget_tokens:,}: {settings.budget_tokens - smaller:,} are missing; about {need:,.0f} usable "
+            f"pairs would fill it; "
+            f"{ways_out(families, design, settings)}"
         )
-    gap = abs(tokens[0] - tokens[1]) / max(tokens)
+    gap = (max(tokens) - smaller) / max(tokens)
     if gap > settings.tolerance:
         warnings.append(
             f"the arms' tokens differ by {gap:.2%}, more than --tolerance {settings.tolerance:.2%}: too few pairs to even them out"
@@ -152,56 +206,34 @@ def shortfall(tokens: tuple[int, int], pairs: int, settings: MatchSettings) -> l
     return warnings
 
 
-def balance(sets: list[pl.DataFrame]) -> dict[str, Any]:
-    """Means and standardised mean differences of the arms, for every covariate and label at hand."""
-    scores = [name for name in sets[0].columns if name.endswith("_score")]
-    rows = []
-    for name in [*COVARIATES, *scores]:
-        first, second = (arm[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for arm in sets)
-        means = [float(np.nanmean(values)) if not np.isnan(values).all() else None for values in (first, second)]
-        row = {"covariate": name, **dict(zip(ARM_NAMES, means, strict=True))}
-        rows.append({**row, "standardised_difference": standardised_difference(first, second)})
-    return {
-        "examples": sets[0].height,
-        "tokens": {arm: int(data["num_loss_tokens"].sum()) for arm, data in zip(ARM_NAMES, sets, strict=True)},
-        "rows": rows,
-    }
-
-
 def write_sets(
-    out: Path,
-    settings: MatchSettings,
-    sets: list[pl.DataFrame],
-    files: list[InputFile],
-    rows_in: int,
-    dropped: dict[str, int],
-    started: float,
-    kind: str,
-    warnings: list[str],
+    out: Path, settings: MatchSettings, sets: list[pl.DataFrame], files: list[InputFile], rows_in: int, log: Log, started: float, kind: str
 ) -> Manifest:
     """Write one folder an arm, each with its manifest, and the manifest of the whole beside them."""
-    for arm, data, cell in zip(ARM_NAMES, sets, ARM_CELLS[kind], strict=True):
-        others = {**dropped, f"not in the arm {arm}": sets[0].height}
+    design = ARM_DESIGNS[kind]
+    tokens = tokens_of(sets, design)
+    for arm, data, cell in zip(design.arms, sets, design.cells, strict=True):
+        others = {**log.dropped, f"not in the arm {arm}": sets[0].height * (len(sets) - 1)}
         notes: dict[str, Any] = {"arm": arm, "cell": cell, "arms": kind, "count": settings.count, "tokenizer": settings.tokenizer}
-        notes["num_loss_tokens"] = int(data["num_loss_tokens"].sum())
-        write_table(out / arm, "match", settings, data.to_arrow(), files, rows_in, others, started, notes)
-    both = pl.concat(sets)
-    tokens = {arm: int(data["num_loss_tokens"].sum()) for arm, data in zip(ARM_NAMES, sets, strict=True)}
+        notes["num_loss_tokens"] = tokens[arm]
+        arm_manifest = write_table(out / arm, "match", settings, data.to_arrow(), files, rows_in, others, started, notes)
     manifest = Manifest(
         stage="match",
-        settings=read_manifest(out / ARM_NAMES[0]).settings,
+        settings=arm_manifest.settings,
         inputs=files,
         rows_in=rows_in,
-        rows_out=both.height,
-        dropped={reason: count for reason, count in dropped.items() if count},
+        rows_out=sum(data.height for data in sets),
+        dropped=log.dropped,
         seed=settings.seed,
         tokens=tokens,
         seconds=round(time.monotonic() - started, 3),
         notes={
             "arms": kind,
+            "arm_names": list(design.arms),
             "examples_per_arm": sets[0].height,
-            "warnings": warnings,
-            "hashed": read_manifest(out / ARM_NAMES[0]).notes["hashed"],
+            "warnings": log.warnings,
+            **log.notes,
+            "hashed": arm_manifest.notes["hashed"],
         },
     )
     manifest.write(out)

@@ -10,13 +10,13 @@ import polars as pl
 
 from curate.behaviors import Behavior, load_behaviors
 from curate.corpus import SAMPLE
-from curate.matching import ARM_NAMES
 from curate.records import schemas
 from curate.records.command import require
 from curate.records.errors import UserError
 from curate.records.manifest import FILE_NAME, Manifest, read_manifest
 from curate.records.parts import atomic_file
-from curate.report_examples import examples, side_by_side
+from curate.report_balance import balance_page
+from curate.report_examples import arm_names, examples, side_by_side
 from curate.reporting import (
     STAGES,
     ReportSettings,
@@ -80,7 +80,7 @@ def collect(folder: Path, stages: list[Stage], num_examples: int) -> dict[str, A
     rows = {name: manifest.rows_out for name, manifest in made.items()}
     labels = read_table(folder / "labels", "classify")[0] if rows.get("classify") else None
     shares = read_table(folder / "frequencies", "frequencies")[0] if rows.get("frequencies") else None
-    arms = [read_table(folder / "sets" / arm, "match")[0] for arm in ARM_NAMES] if rows.get("match") else None
+    arms = [read_table(folder / "sets" / arm, "match")[0] for arm in arm_names(made["match"])] if rows.get("match") else None
     behaviors = behaviors_of(made.get("classify"), labels)
     present, absent = (made["select"].notes.get(key, {}) if "select" in made else {} for key in ("present", "absent"))
     title = title_of(made.get("classify"))
@@ -99,7 +99,7 @@ def collect(folder: Path, stages: list[Stage], num_examples: int) -> dict[str, A
         "distributions": None if labels is None else distributions(labels, behaviors, present, absent),
         "examples": None if labels is None else examples(labels, made["classify"], behaviors, present, num_examples),
         "sets": None if arms is None else side_by_side(arms, made["match"], behaviors, num_examples),
-        "balance": json_of(folder / "sets" / BALANCE_FILE) if "match" in made else None,
+        "balance": balance_page(json_of(folder / "sets" / BALANCE_FILE)) if "match" in made else None,
         "fidelity": json_of(folder / "verified" / FIDELITY_FILE) if "verify" in made else None,
         "versions": versions_of(stages),
     }

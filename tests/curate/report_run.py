@@ -8,7 +8,6 @@ from typing import Any
 import pyarrow as pa
 
 from curate.corpus import find_files
-from curate.matching import ARM_NAMES
 from curate.prevalence import FrequenciesSettings
 from curate.records import schemas
 from curate.records.manifest import Manifest, file_sha256
@@ -83,7 +82,7 @@ def make_selection(run: Path) -> None:
 def make_sets(run: Path, pairs: list[dict[str, tuple[str, str]]], siblings: bool = True) -> None:
     """Write two sets: each pair gives the `question`, `thoughts` and `answer` of both arms. Balance and fidelity come with them."""
     frames = []
-    for number, arm in enumerate(ARM_NAMES):
+    for number, arm in enumerate(("enriched", "control")):
         rows = [
             {
                 "pair_id": f"{index:04d}" if siblings else f"{number}{index:03d}",
@@ -101,13 +100,19 @@ def make_sets(run: Path, pairs: list[dict[str, tuple[str, str]]], siblings: bool
         write_part(run / "sets" / arm / "parts" / "part.parquet", frames[-1])
         total = len(rows)
         Manifest("match", {}, rows_in=2 * total, rows_out=total, dropped={"other arm": total}).write(run / "sets" / arm)
-    tokens = {arm: sum(frame["num_loss_tokens"].to_pylist()) for arm, frame in zip(ARM_NAMES, frames, strict=True)}
+    tokens = {arm: sum(frame["num_loss_tokens"].to_pylist()) for arm, frame in zip(("enriched", "control"), frames, strict=True)}
     settings = {"budget_tokens": 1000, "count": "completion", "tokenizer": "words"}
     notes = {"examples_per_arm": len(pairs), "warnings": ["the arms are small"]}
     Manifest("match", settings, rows_in=2 * len(pairs), rows_out=2 * len(pairs), tokens=tokens, notes=notes).write(run / "sets")
-    row = {"covariate": "num_chars", "enriched": 1500.0, "control": 1400.0, "standardised_difference": 0.25}
-    empty = {"covariate": "source_verification_score", "enriched": None, "control": None, "standardised_difference": None}
-    write_json(run / "sets" / "balance.json", {"examples": len(pairs), "tokens": tokens, "rows": [row, empty]})
+    row = {"covariate": "log2_chars", "kind": "matched", "enriched": 10.5, "control": 10.25, "category": None}
+    row |= {"smd_before": 0.75, "smd": 0.25, "ks_before": 0.5, "ks": 0.125}
+    nothing = dict.fromkeys(("enriched", "control", "smd_before", "smd", "ks_before", "ks", "category"))
+    empty = {"covariate": "source_verification_score", "kind": "behavior", **nothing}
+    auc = {"masked": {"auc": 0.61, "low": 0.52, "high": 0.70, "blocks": 40, "folds": 5}, "subject": None, "unmasked": None}
+    contrast = {"first": "enriched", "second": "control", "rows": [row, empty], "auc": auc}
+    rates = {arm: {"verification": rate} for arm, rate in (("enriched", 4.5), ("control", 0.25))}
+    made = {"instances_per_1000_tokens": rates, "instances_counted_by": "evidence", "contrasts": [contrast]}
+    write_json(run / "sets" / "balance.json", {"examples": len(pairs), "tokens": tokens, **made})
     write_part(run / "verified" / "parts" / "0.parquet", frames[0])
     Manifest("verify", {}, rows_in=len(pairs), rows_out=len(pairs), model="judge", engine="openai").write(run / "verified")
     fidelity = {"cell": "selected_stripped", "behavior": "verification", "rewrites": 20, "source_shows": 13, "kept": 2, "lost": 11}

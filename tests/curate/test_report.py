@@ -273,7 +273,18 @@ def test_fidelity_balance_and_sets_are_shown(tmp_path):
     make_labels(tmp_path, [document()])
     make_sets(tmp_path, [{"question": ("q one", "q two"), "thoughts": ("a b c", "d e"), "answer": ("3", "4")}] * 5)
     page = draw(tmp_path, examples=2)
-    for piece in ("75 % (53 % to 89 %)", "characters of the source", "0.250", "3 words of thoughts", "the arms are small", "0.90 → 0.20"):
+    for piece in (
+        "75 % (53 % to 89 %)",
+        "length of the source",
+        "0.250",
+        "0.750",
+        "0.61",
+        "0.52 to 0.70",
+        "4.50",
+        "3 words of thoughts",
+        "the arms are small",
+        "0.90 → 0.20",
+    ):
         assert piece in page.text, piece
     assert page.text.count("q one") == page.text.count("q two") == 2
 
