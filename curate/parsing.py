@@ -1,6 +1,7 @@
 """What a rewriter sent back: a tolerant parser of tagged text, and the length rule of pairs."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -41,11 +42,16 @@ def parse_tags(text: str, names: Sequence[str], truncated: bool = False) -> Pars
         if following is not None and following[2] and following[3] != name:
             return Parsed(problem=f"<{name}> closed by </{following[3]}>")
         fields[name] = text[begin : following[0] if following else len(text)].strip()
-    missing = [name for name in names if not fields.get(name.lower())]
+    missing = [name for name in names if is_blank(fields.get(name.lower(), ""))]
     if missing:
         state = "empty" if any(name.lower() in fields for name in missing) else "missing"
         return Parsed(problem=f"{state} <{missing[0]}>")
     return Parsed({name: fields[name.lower()] for name in names})
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text has nothing to read: no character, or only blanks, control characters and zero-width ones."""
+    return all(unicodedata.category(character)[0] in "CZ" for character in text)
 
 
 def parse_count(text: str) -> int | None:

@@ -6,7 +6,7 @@ request asks for one tagged text: that survives a missing closing tag, and a sma
 `paper-enriched` and `paper-control` follow the published pair: one request, two instructions that also differ in voice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from curate.behaviors import Behavior
 from curate.engines.base import Prompt
@@ -36,6 +36,8 @@ INSTRUCTIONS = {
     "strip": "Leave out every one of the following and tell the solution straight from the problem to the answer: {behaviors}.",
     "inject": "Work in the following, each where it does real work in the solution, although the passage shows none: {behaviors}.",
 }
+# After `preserve` and `inject` when only some behaviors are wanted: the arms then differ in those alone.
+WITHOUT = " Show none of these: {others}."
 PAPER = """
 >>>
 Split the passage into a question, the thoughts that lead to the answer, and the answer; paraphrase, and use only what the passage contains. {instruction} Put them between <question> and </question>, <thoughts> and </thoughts>, <answer> and </answer>, in this order. Write nothing else."""
@@ -54,10 +56,25 @@ def frame_prompt(tag: str, passage: str, question: str = "") -> Prompt:
     return Prompt(HEAD, passage, FRAME[tag].format(question=question), opening=f"<{tag}>")
 
 
-def thoughts_prompt(kind: str, passage: str, question: str, answer: str, words: int, behaviors: Sequence[Behavior]) -> Prompt:
-    """Asks for the thoughts between a fixed problem and answer; `kind` is preserve, strip or inject."""
-    listed = "; ".join(behavior.short for behavior in behaviors)
-    instruction = INSTRUCTIONS[kind].format(behaviors=listed)
+def thoughts_prompt(
+    kind: str,
+    passage: str,
+    question: str,
+    answer: str,
+    words: int,
+    behaviors: Sequence[Behavior],
+    wanted: Collection[str] | None = None,
+) -> Prompt:
+    """Asks for the thoughts between a fixed problem and answer; `kind` is preserve, strip or inject.
+
+    `wanted` names the behaviors that preserve may keep and inject adds (default: all); the others are then to be left out. strip leaves
+    out all of them, whatever is wanted.
+    """
+    chosen = [behavior for behavior in behaviors if kind == "strip" or wanted is None or behavior.name in wanted]
+    others = [behavior for behavior in behaviors if behavior not in chosen]
+    instruction = INSTRUCTIONS[kind].format(behaviors="; ".join(behavior.short for behavior in chosen))
+    if others:
+        instruction += WITHOUT.format(others="; ".join(behavior.short for behavior in others))
     tail = THOUGHTS.format(question=question, answer=answer, words=words, instruction=instruction)
     return Prompt(HEAD, passage, tail, opening="<thoughts>")
 
@@ -67,6 +84,7 @@ def paper_prompt(kind: str, passage: str) -> Prompt:
     return Prompt(HEAD, passage, PAPER.format(instruction=PAPER_INSTRUCTIONS[kind]), opening="<question>")
 
 
-def rewriting_hash(behaviors: Sequence[Behavior]) -> str:
-    """Hash of every text that a rewrite depends on, the passage aside."""
-    return json_sha256([HEAD, FRAME, THOUGHTS, INSTRUCTIONS, PAPER, PAPER_INSTRUCTIONS, [behavior.short for behavior in behaviors]])
+def rewriting_hash(behaviors: Sequence[Behavior], habits: Sequence[str]) -> str:
+    """Hash of every text that a rewrite depends on, the passage aside; `habits` are the behaviors that the arms are about."""
+    texts = [HEAD, FRAME, THOUGHTS, INSTRUCTIONS, WITHOUT, PAPER, PAPER_INSTRUCTIONS]
+    return json_sha256([*texts, [behavior.short for behavior in behaviors], sorted(habits)])

@@ -23,7 +23,15 @@ from curate.records.manifest import json_sha256
 from curate.records.settings import option
 from curate.rewrite_prompts import frame_prompt, paper_prompt, rewriting_hash, thoughts_prompt
 
-ARMS = ("pairs", "paper")
+ARMS = ("pairs", "2x2", "paper")
+# How a document's two versions are told: as it is, and changed. Cell of the selection -> (cell, kind of rewriting) twice.
+VERSIONS = {
+    "selected": (("selected", "preserve"), ("selected_stripped", "strip")),
+    "free": (("free", "preserve"), ("free_injected", "inject")),
+}
+PAPER_CELLS = {"selected": ("paper_enriched", "paper-enriched"), "free": ("paper_control", "paper-control")}
+# Cells whose rewrites should show the behaviors that their document carries; those of all others should show none.
+CARRYING_CELLS = ("selected", "free_injected", "paper_enriched")
 REPAIR_TEMPERATURE = 0.7
 SHORTEST_WORDS = 40
 TOKENS_PER_WORD = 3  # mathematics is dense in tokens; only a limit, never a target
@@ -40,12 +48,18 @@ class RewriteSettings(EngineSettings):
     )
     candidates: Path | None = option(None, "Output folder of `curate select`.", hashed=False)
     out: Path | None = option(None, "Folder to write to.", hashed=False)
-    arms: str = option("pairs", "pairs: each selected document twice, preserve and strip; paper: the published pair.", choices=ARMS)
+    arms: str = option(
+        "pairs",
+        "pairs: each selected document twice, preserve and strip; 2x2: each free one too, preserve and inject; paper: the published pair.",
+        choices=ARMS,
+    )
     behaviors: Path | None = option(None, "TOML file that adds or replaces behaviors.")
     temperature: float = option(0.0, "Sampling temperature of first attempts; repairs use at least 0.7.", at_least=0)
     frequency_penalty: float = option(0.0, "Above 0 keeps small models from going round in circles.")
     max_words: int = option(700, "Longest thoughts that are asked for; a shorter passage asks for its own length.", at_least=40)
-    length_tolerance: float = option(0.10, "How far `strip` may be from its sibling's length, as a share; beyond it one retry.", at_least=0)
+    length_tolerance: float = option(
+        0.10, "How far `strip` and `inject` may be from their sibling's length, as a share; beyond it one retry.", at_least=0
+    )
     limit: int | None = option(None, "Rewrite only the first N candidates.", at_least=1)
     max_passage_chars: int = option(12_000, "Longer documents become rows with an error: a rewrite must not rest on a part of its source.")
     chunk_rows: int = option(64, "Candidates per chunk: the unit that is done or not done.", at_least=1)
@@ -56,8 +70,16 @@ class RewriteSettings(EngineSettings):
 
 def check_arms(settings: RewriteSettings) -> None:
     """Raise UserError when the engine cannot make these arms."""
-    if settings.engine == "extract" and settings.arms == "pairs":
-        raise UserError("the engine extract rewrites nothing, so it cannot make pairs; use it with --arms paper")
+    if settings.engine == "extract" and settings.arms != "paper":
+        raise UserError(f"the engine extract rewrites nothing, so it cannot make {settings.arms}; use it with --arms paper")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """`habits`: the behaviors that the arms are about; `carries`: those that this document's version with behavior should show."""
+
+    habits: tuple[str, ...]
+    carries: tuple[str, ...]
 
 
 @dataclass
@@ -110,31 +132,35 @@ class Asked:
         return fields, problem, 2
 
 
-def pair_job(asked: Asked, passage: str, behaviors: Sequence[Behavior]) -> Job:
-    """The same problem, answer and mathematics twice: as the passage shows it, and told straight at the same length."""
+def pair_job(asked: Asked, passage: str, behaviors: Sequence[Behavior], wanted: Wanted, cell: str = "selected") -> Job:
+    """The same problem, answer and mathematics twice, at the same length: as the passage shows it, and changed (VERSIONS).
+
+    `cell` is the document's own: a selected one is changed by telling it straight, a free one by working behaviors in.
+    """
+    (kept_cell, kept_kind), (changed_cell, changed_kind) = VERSIONS[cell]
     fields: dict[str, str] = {}
     for tag in ("question", "answer"):
         found, problem, attempts = yield from asked.ask(frame_prompt(tag, passage, fields.get("question", "")), (tag,), FRAME_TOKENS)
         if found is None:
-            return [_cell(cell, fields, f"{tag}: {problem}", attempts) for cell in ("selected", "selected_stripped")]
+            return [_cell(name, fields, f"{tag}: {problem}", attempts) for name in (kept_cell, changed_cell)]
         fields |= found
     question, answer = fields["question"], fields["answer"]
     words = min(max(num_words(passage), SHORTEST_WORDS), asked.settings.max_words)
-    prompt = thoughts_prompt("preserve", passage, question, answer, words, behaviors)
+    prompt = thoughts_prompt(kept_kind, passage, question, answer, words, behaviors, wanted.habits)
     kept, problem, attempts = yield from asked.ask(prompt, ("thoughts",), TOKENS_PER_WORD * words + 64)
     if kept is None:
-        return [_cell(cell, fields, f"preserve: {problem}", attempts) for cell in ("selected", "selected_stripped")]
-    rows = [_cell("selected", fields | kept, None, attempts)]
+        return [_cell(name, fields, f"{kept_kind}: {problem}", attempts) for name in (kept_cell, changed_cell)]
+    rows = [_cell(kept_cell, fields | kept, None, attempts)]
     target = num_words(kept["thoughts"])
 
     def length_problem(fields: dict[str, str]) -> str | None:
         found = num_words(fields["thoughts"])
         return None if within(found, target, asked.settings.length_tolerance) else f"length outside ({found} words for {target})"
 
-    prompt = thoughts_prompt("strip", passage, question, answer, target, behaviors)
-    stripped, problem, attempts = yield from asked.ask(prompt, ("thoughts",), TOKENS_PER_WORD * target + 64, length_problem)
-    error = f"strip: {problem}" if stripped is None else None  # a length outside is no error: `match` drops and counts the pair
-    return [*rows, _cell("selected_stripped", fields | (stripped or {}), error, attempts)]
+    prompt = thoughts_prompt(changed_kind, passage, question, answer, target, behaviors, wanted.carries)
+    changed, problem, attempts = yield from asked.ask(prompt, ("thoughts",), TOKENS_PER_WORD * target + 64, length_problem)
+    error = f"{changed_kind}: {problem}" if changed is None else None  # a length outside is no error: `match` drops and counts the pair
+    return [*rows, _cell(changed_cell, fields | (changed or {}), error, attempts)]
 
 
 def paper_job(asked: Asked, passage: str, kind: str) -> Job:
@@ -143,8 +169,7 @@ def paper_job(asked: Asked, passage: str, kind: str) -> Job:
     fields, problem, attempts = yield from asked.ask(
         paper_prompt(kind, passage), ("question", "thoughts", "answer"), TOKENS_PER_WORD * words + 512
     )
-    cell = kind.replace("-", "_")
-    return [_cell(cell, fields or {}, None if fields else f"{kind}: {problem}", attempts)]
+    return [_cell(kind.replace("-", "_"), fields or {}, None if fields else f"{kind}: {problem}", attempts)]
 
 
 class Rewrite(PipelineStep):
@@ -153,9 +178,9 @@ class Rewrite(PipelineStep):
     type = "REWRITE"
     name = "cells"
 
-    def __init__(self, settings: RewriteSettings) -> None:
+    def __init__(self, settings: RewriteSettings, habits: Sequence[str]) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings, self.habits = settings, tuple(habits)
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         behaviors = load_behaviors(self.settings.behaviors)
@@ -172,7 +197,7 @@ class Rewrite(PipelineStep):
 
     def rewrite(self, documents: Iterator[Document], engine: Engine, behaviors: Sequence[Behavior]) -> Iterator[Document]:
         """Documents with `metadata["rows"]` = the rows of their cells, in the order in which they finish."""
-        prompt_hash = rewriting_hash(behaviors)
+        prompt_hash = rewriting_hash(behaviors, self.habits)
         asked: dict[str, tuple[Document, Asked]] = {}
         ready: deque[Document] = deque()
 
@@ -182,7 +207,8 @@ class Rewrite(PipelineStep):
                 if problem is None and (job_of := self._job(document)) is not None:
                     item = Asked(document.id, self.settings)
                     asked[document.id] = (document, item)
-                    yield document.id, job_of(item, document.text, behaviors)
+                    wanted = Wanted(self.habits, tuple(document.metadata["row"].get("carries") or ()))
+                    yield document.id, job_of(item, document.text, behaviors, wanted)
                 elif problem is not None:
                     rows = [_cell(cell, {}, problem, 0) for cell in self._cells(document)]
                     ready.append(_finish(document, rows, prompt_hash, engine.info))
@@ -205,16 +231,18 @@ class Rewrite(PipelineStep):
 
     def _job(self, document: Document) -> Callable[..., Job] | None:
         cell = document.metadata["row"]["cell"]
-        if self.settings.arms == "pairs":
-            return pair_job if cell == "selected" else None
-        kind = "paper-enriched" if cell == "selected" else "paper-control"
-        return lambda item, passage, behaviors: paper_job(item, passage, kind)
+        if not self._cells(document):
+            return None
+        if self.settings.arms == "paper":
+            return lambda item, passage, behaviors, wanted: paper_job(item, passage, PAPER_CELLS[cell][1])
+        return lambda item, passage, behaviors, wanted: pair_job(item, passage, behaviors, wanted, cell)
 
     def _cells(self, document: Document) -> list[str]:
-        selected = document.metadata["row"]["cell"] == "selected"
-        if self.settings.arms == "pairs":
-            return ["selected", "selected_stripped"] if selected else []
-        return ["paper_enriched" if selected else "paper_control"]
+        """The cells that these arms make of a document; none for a free one in pairs."""
+        cell = document.metadata["row"]["cell"]
+        if self.settings.arms == "paper":
+            return [PAPER_CELLS[cell][0]]
+        return [name for name, _ in VERSIONS[cell]] if self.settings.arms == "2x2" or cell == "selected" else []
 
 
 def run_jobs(jobs: Iterator[tuple[str, Job]], engine: Engine) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -299,5 +327,7 @@ def _finish(
     about = {"pair_id": pair_id, "prompt_hash": prompt_hash, "model": info.model, "revision": info.revision}
     usage = dict(asked.usage) if asked else {}
     outcomes = {f"outcome_{name}": count for name, count in asked.outcomes.items()} if asked else {}
-    document.metadata |= {"rows": [{**identity, **about, **row} for row in rows], "made": len(rows) - 1, "usage": usage | outcomes}
+    carries = list(source.get("carries") or [])
+    rows = [{**identity, **about, "target": carries if row["cell"] in CARRYING_CELLS else [], **row} for row in rows]
+    document.metadata |= {"rows": rows, "made": len(rows) - 1, "usage": usage | outcomes}
     return document

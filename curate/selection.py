@@ -1,6 +1,6 @@
 """`curate select`: which documents enter the arms. Reads the labels alone, lazily."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,12 +69,14 @@ def keep(frame: "pl.DataFrame", condition: "pl.Expr", reason: str, dropped: dict
 
 @dataclass(frozen=True)
 class Assignment:
-    """Label rows with a column `cell` (selected or free), rows left out by reason, and the thresholds that were used."""
+    """Label rows with the columns `cell` (selected or free) and `carries`, rows left out by reason, the thresholds that were used, and
+    the behaviors that make a document selected."""
 
     frame: "pl.DataFrame"
     dropped: dict[str, int]
     present: dict[str, float]
     absent: dict[str, float]
+    habits: list[str]
 
 
 def assign_cells(labels: "pl.DataFrame", behaviors: Sequence[str], settings: SelectSettings) -> Assignment:
@@ -103,7 +105,27 @@ def assign_cells(labels: "pl.DataFrame", behaviors: Sequence[str], settings: Sel
     if settings.limit is not None:
         order = pl.int_range(pl.len()).shuffle(seed=settings.seed).over("cell")
         frame = keep(frame.with_columns(order.alias("_order")), pl.col("_order") < settings.limit, "over the limit", dropped).drop("_order")
-    return Assignment(frame, dropped, present, absent)
+    return Assignment(carried(frame, chosen, present, settings.seed), dropped, present, absent, chosen)
+
+
+def carried(frame: "pl.DataFrame", habits: Sequence[str], present: Mapping[str, float], seed: int) -> "pl.DataFrame":
+    """Add `carries`: the behaviors that a document's version with behavior should show.
+
+    For a selected document these are the habits that it shows. A free one is given, by a seeded draw, those of a selected one, so that
+    what `inject` adds is as frequent, and as often together, as what `preserve` keeps.
+    """
+    import numpy as np
+    import polars as pl
+
+    shown = pl.concat_list([pl.when(pl.col(f"{name}_score") >= present[name]).then(pl.lit(name)) for name in habits]).list.drop_nulls()
+    frame = frame.with_columns(shown.alias("carries"))
+    cells = frame["cell"].to_numpy()
+    donors, free = np.flatnonzero(cells == "selected"), np.flatnonzero(cells == "free")
+    if len(donors) and len(free):
+        origin = np.arange(frame.height)
+        origin[free] = donors[np.random.default_rng([seed, 0x1A3]).integers(len(donors), size=len(free))]
+        frame = frame.with_columns(frame["carries"].gather(origin))
+    return frame
 
 
 def score_distribution(labels: "pl.DataFrame", behaviors: Sequence[str]) -> str:

@@ -15,8 +15,15 @@ from curate.records.settings import option
 if TYPE_CHECKING:
     import polars as pl
 
-# What a cell should show: the behaviors of its source, none, or all that were asked for.
-TARGETS = {"selected": "source", "free": "source", "selected_stripped": "none", "paper_enriched": "source", "paper_control": "none"}
+# What a cell should show: the behaviors of its source, none, or those that were injected. Each row names its own in `target`.
+TARGETS = {
+    "selected": "source",
+    "free": "none",
+    "selected_stripped": "none",
+    "free_injected": "injected",
+    "paper_enriched": "source",
+    "paper_control": "none",
+}
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class AsPassage(PipelineStep):
             row = document.metadata["row"]
             if document.metadata["error"] is None:
                 document.text = passage(row)
-            kept = ("file_sha256", "source_file", "source_row", "id", "source", "url", "license", "pair_id", "cell")
+            kept = ("file_sha256", "source_file", "source_row", "id", "source", "url", "license", "pair_id", "cell", "target")
             document.metadata["row"] = {key: row.get(key) for key in kept}
             yield document
 
@@ -66,8 +73,9 @@ def fidelity(
 ) -> list[dict[str, Any]]:
     """For each cell and behavior: how many sources showed it, and how many rewrites kept, lost or gained it.
 
-    `labels` are those of the rewrites, `sources` those of their documents; a behavior is shown from its `present` threshold on.
-    `agreement` is the share of rewrites in the state that the cell should have, with its Wilson interval.
+    `labels` are those of the rewrites, with `target`; `sources` those of their documents. A behavior is shown from its `present`
+    threshold on. Shares have Wilson's 95 % interval: `kept_share` of the sources that show it, `gained_share` of those that do not,
+    `agreement` of all rewrites, which are in agreement when they show the behavior exactly if their `target` names it.
     """
     import polars as pl
 
@@ -75,24 +83,59 @@ def fidelity(
     joined = labels.filter(pl.col("error").is_null()).join(sources, on=["file_sha256", "source_row"], how="inner", suffix="_source")
     for (cell,), group in sorted(joined.group_by("cell"), key=lambda item: str(item[0])):
         for name in behaviors:
-            before = group[f"{name}_score_source"] >= present[name]
+            before = (group[f"{name}_score_source"] >= present[name]).fill_null(False)
             after = group[f"{name}_score"] >= present[name]
-            target = before if TARGETS[str(cell)] == "source" else before & False
-            agree = int((after == target).sum())
-            low, high = wilson(agree, group.height)
+            target = group["target"].list.contains(name).fill_null(False)
+            counts = {
+                "rewrites": group.height,
+                "source_shows": int(before.sum()),
+                "should_show": int(target.sum()),
+                "shows": int(after.sum()),
+                "kept": int((before & after).sum()),
+                "lost": int((before & ~after).sum()),
+                "gained": int((~before & after).sum()),
+            }
+            shares = {
+                **share("kept_share", counts["kept"], counts["source_shows"]),
+                **share("gained_share", counts["gained"], group.height - counts["source_shows"]),
+                **share("agreement", int((after == target).sum()), group.height),
+            }
+            rows.append({"cell": cell, "behavior": name, **counts, "target": TARGETS[str(cell)], **shares})
+    return rows
+
+
+def share(name: str, successes: int, trials: int) -> dict[str, float | None]:
+    """A share and its interval under `name`, `name_low`, `name_high`; None for no trials."""
+    low, high = wilson(successes, trials)
+    return {name: successes / trials if trials else None, f"{name}_low": low, f"{name}_high": high}
+
+
+def against_gold(labels: "pl.DataFrame", behaviors: Sequence[str], present: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Precision and recall of the judge where the truth is known, a row for each cell and behavior and one over all cells.
+
+    `labels` are those of the rewrites with a column `gold_<b>` (does the rewrite show it); rows where it is null are left out.
+    """
+    import polars as pl
+
+    rows = []
+    good = labels.filter(pl.col("error").is_null())
+    for name in behaviors:
+        known = good.filter(pl.col(f"gold_{name}").is_not_null())
+        groups = [(str(cell), group) for (cell,), group in known.group_by("cell")]
+        for cell, group in [*sorted(groups, key=lambda item: item[0]), ("all", known)]:
+            truth, found = group[f"gold_{name}"], group[f"{name}_score"] >= present[name]
+            right, shows, finds = int((truth & found).sum()), int(truth.sum()), int(found.sum())
             rows.append(
                 {
                     "cell": cell,
                     "behavior": name,
                     "rewrites": group.height,
-                    "source_shows": int(before.sum()),
-                    "kept": int((before & after).sum()),
-                    "lost": int((before & ~after).sum()),
-                    "gained": int((~before & after).sum()),
-                    "target": TARGETS[str(cell)],
-                    "agreement": agree / group.height,
-                    "agreement_low": low,
-                    "agreement_high": high,
+                    "gold_shows": shows,
+                    "judge_finds": finds,
+                    "both": right,
+                    **share("precision", right, finds),
+                    **share("recall", right, shows),
+                    **share("false_alarms", finds - right, group.height - shows),
                 }
             )
     return rows

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from curate.adoption import AdoptSettings
 from curate.classification import ClassifySettings
 from curate.matching import MatchSettings
 from curate.prevalence import FrequenciesSettings
@@ -24,6 +25,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "frequencies": (FrequenciesSettings, "pipelines.frequencies"),
     "select": (SelectSettings, "pipelines.select"),
     "rewrite": (RewriteSettings, "pipelines.rewrite"),
+    "adopt": (AdoptSettings, "pipelines.adopt"),
     "verify": (VerifySettings, "pipelines.verify"),
     "match": (MatchSettings, "pipelines.match"),
     "report": (ReportSettings, "pipelines.report"),
@@ -31,7 +33,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "run": (RunSettings, "pipelines.run"),
     "doctor": (DoctorSettings, "pipelines.status"),
 }
-POSITIONAL = {"status": "out", "report": "run"}
+POSITIONAL = {"status": "out", "report": "run", "adopt": "table"}
 app = new_app("curate", "From a mathematics corpus to two matched sets of text: one shows the four habits, the other does not.")
 for _name, (_settings, _module) in COMMANDS.items():
     add_command(app, _settings, getattr(importlib.import_module(_module), _name), name=_name, positional=POSITIONAL.get(_name))

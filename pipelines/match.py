@@ -20,7 +20,8 @@ from curate.records.parts import write_json
 from curate.selection import keep
 from pipelines.balance import balance, tokens_of
 from pipelines.cleaning import TEXTS, Log, clean
-from pipelines.stage import part_files, read_table, write_table
+from pipelines.sources import sources_of
+from pipelines.stage import read_table, write_table
 
 IDENTITY = ["file_sha256", "source_row"]
 BALANCE_FILE = "balance.json"
@@ -42,10 +43,10 @@ def match(settings: MatchSettings) -> Manifest:
     tokenizer = load_tokenizer(settings.tokenizer)
     qa, files = read_table(folder, "rewrite")
     manifest = read_manifest(folder)
-    kind = "extract" if manifest.engine == "extract" else manifest.settings["arms"]
+    kind = "extract" if manifest.engine == "extract" else manifest.notes.get("arms") or manifest.settings["arms"]
     design = ARM_DESIGNS[kind]
     log = Log()
-    frame = usable(add_labels(qa, manifest, settings.verified), design, folder, settings.seed, log)
+    frame = usable(add_labels(qa, folder, settings.verified), design, folder, settings.seed, log)
     frame = clean(add_text(frame, tokenizer, settings.count), settings, log)
     families = [versions(frame, cells, settings, log) for cells in design.families]
     blocks = make_blocks(families, design, settings, match_on, log)
@@ -71,21 +72,21 @@ def match(settings: MatchSettings) -> Manifest:
     )
 
 
-def add_labels(qa: pl.DataFrame, manifest: Manifest, verified: Path | None) -> pl.DataFrame:
+def add_labels(qa: pl.DataFrame, folder: Path, verified: Path | None) -> pl.DataFrame:
     """Add covariates and `source_<b>_score` of the document, and `rewrite_<b>_score` when the rewrites were verified.
 
     Raises UserError when rewrites name documents that the candidates do not have.
     """
-    folder = Path(manifest.inputs[0].root).parent
-    candidates = pl.scan_parquet([Path(file.root) / file.path for file in part_files(folder, "select")])
+    candidates = sources_of(folder)
     scores = [name for name in candidates.collect_schema().names() if name.endswith("_score")]
     scored = [pl.col(name).alias(f"source_{name}") for name in scores]
     source = candidates.select(*IDENTITY, *ABOUT_SOURCE, *scored).unique(IDENTITY, keep="first", maintain_order=True).collect()
+    qa = qa.drop([name for name in source.columns if name in qa.columns and name not in IDENTITY])
     frame = qa.join(source.with_columns(pl.lit(True).alias("_known")), on=IDENTITY, how="left", maintain_order="left")
     if strangers := frame["_known"].null_count():
         raise UserError(
-            f"{strangers} of {frame.height} rewrites are of documents that {folder} does not have: "
-            "rewrites and candidates do not belong together"
+            f"{strangers} of {frame.height} rewrites in {folder} are of documents that its candidates do not have: "
+            "they do not belong together"
         )
     if verified is not None:
         labels, _ = read_table(verified, "verify")

@@ -22,8 +22,9 @@ def rewrite(settings: RewriteSettings) -> Manifest:
     """Rewrite candidates as question, thoughts and answer, in the cells of the chosen arms.
 
     `pairs` writes every selected document twice: `preserve` keeps the behaviors that it shows, `strip` tells the same solution
-    straight, at the same length; problem and answer are asked for once and shared. An answer that cannot be used is asked for once
-    more; every outcome is counted in the manifest.
+    straight, at the same length; problem and answer are asked for once and shared. `2x2` does this, and writes every free document
+    twice too: as it is, and with behaviors worked in (`inject`). When the selection was made for some habits alone, the rewrites
+    keep, or get, only those. An answer that cannot be used is asked for once more; every outcome is counted in the manifest.
     """
     started = time.monotonic()
     out = require(settings.out, "out", "the folder to write to")
@@ -34,14 +35,24 @@ def rewrite(settings: RewriteSettings) -> Manifest:
         engine_identity(settings)
     files, text_key = corpus_of(folder)
     chunks = make_chunks(part_files(folder, "select"), settings.chunk_rows, settings.limit)
-    prompt_hash = rewriting_hash(behaviors)
+    habits = habits_of(folder, [behavior.name for behavior in behaviors])
+    prompt_hash = rewriting_hash(behaviors, habits)
     hashed = {**to_dict(settings, hashed_only=True), "prompt_hash": prompt_hash, "behaviors_hash": behaviors_hash(behaviors)}
     ledger = Ledger(out, "rewrite", hashed, chunks)
     begin(ledger)
-    pipeline = [ReadTable(ledger), AttachText(files, text_key), Rewrite(settings), WriteChunks(ledger, schemas.QA)]
+    pipeline = [ReadTable(ledger), AttachText(files, text_key), Rewrite(settings, habits), WriteChunks(ledger, schemas.QA)]
     execute(pipeline, ledger, RunOptions.of(settings))
-    notes = {"arms": settings.arms, "outcomes": outcomes(ledger)}
+    notes = {"arms": settings.arms, "habits": habits, "outcomes": outcomes(ledger)}
     return finish(ledger, settings, started, prompt_hash=None if settings.engine == "extract" else prompt_hash, notes=notes)
+
+
+def habits_of(candidates: Path, behaviors: list[str]) -> list[str]:
+    """The behaviors that the selection was made for. Raises UserError when the rewriter is to know others than the labels did."""
+    notes = read_manifest(candidates).notes
+    labelled, habits = notes.get("behaviors", behaviors), notes.get("habits", behaviors)
+    if unknown := [name for name in labelled if name not in behaviors]:
+        raise UserError(f"the documents were labelled for {unknown[0]!r}, which is not defined here: use the same --behaviors")
+    return habits
 
 
 def outcomes(ledger: Ledger) -> dict[str, int]:

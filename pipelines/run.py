@@ -43,7 +43,7 @@ class RunSettings:
     )
     base_url: str | None = option(None, "Address of the endpoint (openai).")
     behaviors: Path | None = option(None, "TOML file that adds or replaces behaviors.")
-    arms: str = option("pairs", "pairs: each selected document twice; paper: the published pair.", choices=ARMS)
+    arms: str = option("pairs", "pairs: each selected document twice; 2x2: each free one too; paper: the published pair.", choices=ARMS)
     habits: tuple[str, ...] = option(("any",), "Behaviors that make a document selected: any, or names.")
     present: str = option("0.5", "Probability from which a behavior counts as shown, or top:SHARE.")
     absent: str = option("0.2", "Probability below which it counts as absent, or bottom:SHARE.")

@@ -34,5 +34,5 @@ def select(settings: SelectSettings) -> Manifest:
             )
     nothing = [pl.lit(None, pl.String).alias("topic"), pl.lit(None, pl.Float32).alias("difficulty"), pl.lit(1.0).alias("weight")]
     table = frame.with_columns(nothing).select(schemas.candidates(behaviors).names).to_arrow().cast(schemas.candidates(behaviors))
-    notes = {"behaviors": behaviors, "cells": counts, "present": assigned.present, "absent": assigned.absent}
+    notes = {"behaviors": behaviors, "cells": counts, "present": assigned.present, "absent": assigned.absent, "habits": assigned.habits}
     return write_table(out, "select", settings, table, files, labels.height, dropped, started, notes)

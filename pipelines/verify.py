@@ -14,9 +14,10 @@ from curate.records.errors import UserError
 from curate.records.manifest import Manifest, read_manifest
 from curate.records.parts import write_json
 from curate.records.settings import to_dict
-from curate.verification import AsPassage, VerifySettings, family, fidelity
+from curate.verification import AsPassage, VerifySettings, against_gold, family, fidelity
 from pipelines.executors import RunOptions, execute
 from pipelines.ledger import Ledger, make_chunks
+from pipelines.sources import selection_notes, sources_of
 from pipelines.stage import begin, engine_identity, finish, part_files, read_table
 from pipelines.steps import ReadTable, WriteChunks
 
@@ -41,7 +42,9 @@ def verify(settings: VerifySettings) -> Manifest:
     hashed = {**to_dict(settings, hashed_only=True), "prompt_hash": prompt_hash, "behaviors_hash": behaviors_hash(behaviors)}
     ledger = Ledger(out, "verify", hashed, chunks)
     begin(ledger)
-    schema = pa.schema([*schemas.labels(names), pa.field("pair_id", pa.string()), pa.field("cell", pa.string())])
+    schema = pa.schema(
+        [*schemas.labels(names), pa.field("pair_id", pa.string()), pa.field("cell", pa.string()), pa.field("target", pa.list_(pa.string()))]
+    )
     pipeline = [
         ReadTable(ledger),
         AsPassage(),
@@ -56,17 +59,9 @@ def verify(settings: VerifySettings) -> Manifest:
 
 def check_behaviors(qa: Path, names: list[str]) -> None:
     """Raise UserError when the rewrites are to be judged for other behaviors than their sources were: nothing could be compared."""
-    found = list(read_manifest(candidates_of(qa)).notes["present"])
+    found = list(selection_notes(qa)["present"])
     if sorted(found) != sorted(names):
         raise UserError(f"the sources were labelled for {', '.join(found)}, not for {', '.join(names)}: use the same --behaviors")
-
-
-def candidates_of(qa: Path) -> Path:
-    """The folder of `curate select` that the rewrites in `qa` were made of."""
-    inputs = read_manifest(qa).inputs
-    if not inputs:
-        raise UserError(f"{qa} was made of no candidates: nothing to go on with")
-    return Path(inputs[0].root).parent
 
 
 def judge_warnings(judge: str, rewriter: str | None) -> list[str]:
@@ -80,11 +75,19 @@ def judge_warnings(judge: str, rewriter: str | None) -> list[str]:
 
 def compare(verified: Path, qa: Path, behaviors: list[str]) -> dict[str, object]:
     """Fidelity of the rewrites to the target of their cells, with the thresholds that the selection used."""
-    candidates = candidates_of(qa)
-    selection = read_manifest(candidates)
-    sources, _ = read_table(candidates, "select")
+    thresholds = selection_notes(qa)["present"]
     paths = sorted((verified / "parts").glob("*.parquet"))
     labels = pl.concat([pl.read_parquet(path) for path in paths])
-    present = {name: selection.notes["present"][name] for name in behaviors}
+    present = {name: thresholds[name] for name in behaviors}
+    sources = sources_of(qa).select("file_sha256", "source_row", *[f"{name}_score" for name in behaviors]).collect()
     rows = fidelity(labels, sources, behaviors, present)
-    return {"thresholds": present, "judged": labels.height, "errors": int(labels["error"].is_not_null().sum()), "rows": rows}
+    made, _ = read_table(qa, "rewrite")
+    truth = [column for column in made.columns if column.startswith("gold_")]
+    known = labels.join(made.select("pair_id", "cell", *truth), on=["pair_id", "cell"], how="left") if truth else None
+    return {
+        "thresholds": present,
+        "judged": labels.height,
+        "errors": int(labels["error"].is_not_null().sum()),
+        "rows": rows,
+        "judge": [] if known is None else against_gold(known, behaviors, present),
+    }

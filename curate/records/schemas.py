@@ -52,6 +52,8 @@ def candidates(behaviors: Sequence[str]) -> pa.Schema:
             pa.field("difficulty", pa.float32()),
             pa.field("weight", pa.float64()),
             pa.field("cell", pa.string()),
+            # The behaviors that the document's version with behavior should show: those that it shows itself, or that are to be injected.
+            pa.field("carries", pa.list_(pa.string())),
         ]
     )
 
@@ -66,6 +68,7 @@ QA = pa.schema(
         pa.field("question", pa.string()),
         pa.field("thoughts", pa.string()),
         pa.field("answer", pa.string()),
+        pa.field("target", pa.list_(pa.string())),  # the behaviors that this rewrite should show, and no others
         pa.field("num_tokens", pa.int64()),
         pa.field("prompt_hash", pa.string()),
         pa.field("model", pa.string()),

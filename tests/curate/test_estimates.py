@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from curate.arms import ARM_DESIGNS
 from curate.prevalence import frequencies
-from curate.verification import TARGETS, family, fidelity, passage, wilson
+from curate.verification import TARGETS, against_gold, family, fidelity, passage, wilson
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,7 @@ def test_fidelity_holds_each_cell_against_its_own_target() -> None:
             "file_sha256": ["f"] * 9,
             "source_row": [0, 1, 2, 3, 0, 1, 2, 3, 3],
             "cell": ["selected"] * 4 + ["selected_stripped"] * 4 + ["selected"],
+            "target": [["a"], ["a"], [], [], [], [], [], [], ["a"]],
             "a_score": [*preserve, *strip, None],
             "error": [None] * 8 + ["broken"],
         }
@@ -57,10 +59,48 @@ def test_fidelity_holds_each_cell_against_its_own_target() -> None:
     assert kept["agreement"] == 0.5 and (kept["agreement_low"], kept["agreement_high"]) == wilson(2, 4)
     assert [stripped[key] for key in ("cell", "kept", "lost", "gained", "target")] == ["selected_stripped", 1, 1, 0, "none"]
     assert stripped["agreement"] == 0.75
+    assert (kept["kept_share"], kept["kept_share_low"], kept["kept_share_high"]) == (0.5, *wilson(1, 2))
+    assert (stripped["gained_share"], stripped["gained_share_high"]) == (0.0, wilson(0, 2)[1])
+
+
+def test_an_injected_behavior_is_a_hit_where_it_was_asked_for_and_a_fault_where_it_was_not() -> None:
+    sources = pl.DataFrame({"file_sha256": ["f"] * 3, "source_row": range(3), "a_score": [0.1] * 3, "b_score": [0.1] * 3})
+    labels = pl.DataFrame(
+        {
+            "file_sha256": ["f"] * 3,
+            "source_row": range(3),
+            "cell": ["free_injected"] * 3,
+            "target": [["a"], ["a"], ["b"]],
+            "a_score": [0.9, 0.2, 0.9],
+            "b_score": [0.1, 0.1, 0.1],
+            "error": [None] * 3,
+        },
+        schema_overrides={"error": pl.String},
+    )
+    first, second = fidelity(labels, sources, ["a", "b"], {"a": 0.5, "b": 0.5})
+    assert [first[key] for key in ("should_show", "shows", "gained", "target")] == [2, 2, 2, "injected"]
+    assert first["agreement"] == 1 / 3 and second["agreement"] == 2 / 3
+    assert first["kept_share"] is None and (first["kept_share_low"], first["kept_share_high"]) == (0, 1)
+
+
+def test_the_judge_is_held_against_the_truth_cell_by_cell() -> None:
+    labels = pl.DataFrame(
+        {
+            "cell": ["selected"] * 4 + ["free"] * 2,
+            "a_score": [0.9, 0.9, 0.1, 0.9, 0.1, None],
+            "gold_a": [True, False, True, None, False, True],
+            "error": [None] * 5 + ["broken"],
+        }
+    )
+    free, selected, everywhere = against_gold(labels, ["a"], {"a": 0.5})
+    assert [selected[key] for key in ("cell", "rewrites", "gold_shows", "judge_finds", "both")] == ["selected", 3, 2, 2, 1]
+    assert selected["precision"] == selected["recall"] == 0.5 and selected["false_alarms"] == 1.0
+    assert (free["rewrites"], free["precision"], free["recall"], free["false_alarms"]) == (1, None, None, 0.0)
+    assert (everywhere["cell"], everywhere["rewrites"], everywhere["both"]) == ("all", 4, 1)
 
 
 def test_every_cell_that_is_written_has_a_target() -> None:
-    assert {"selected", "selected_stripped", "free", "paper_enriched", "paper_control"} <= set(TARGETS)
+    assert {cell for design in ARM_DESIGNS.values() for cell in design.cells} == set(TARGETS)
 
 
 def test_judge_and_rewriter_of_one_family_are_recognised() -> None:

@@ -15,10 +15,22 @@ from curate.engines.base import EngineInfo, GenerateRequest, Generation, Prompt
 from curate.engines.rolling import EventLoopThread
 from curate.parsing import num_words
 from curate.rewrite_prompts import INSTRUCTIONS, PAPER_INSTRUCTIONS, paper_prompt, rewriting_hash, thoughts_prompt
-from curate.rewriting import REPAIR_TEMPERATURE, Asked, Job, RewriteSettings, pair_job, paper_job, run_jobs, split_question_answer
+from curate.rewriting import (
+    REPAIR_TEMPERATURE,
+    VERSIONS,
+    Asked,
+    Job,
+    RewriteSettings,
+    Wanted,
+    pair_job,
+    paper_job,
+    run_jobs,
+    split_question_answer,
+)
 from tests.helpers import real_data
 
 BEHAVIORS = load_behaviors()
+ALL = tuple(behavior.name for behavior in BEHAVIORS)
 PASSAGE = "Problem: find x. " + "so we try this and check it " * 20
 
 
@@ -37,13 +49,15 @@ class Script:
             yield made if isinstance(made, Generation) else Generation(request.key, made, completion_tokens=3)
 
 
-def pair(reply: Callable[[GenerateRequest], str | Generation]) -> tuple[list[dict[str, Any]], Script, Asked]:
+def pair(
+    reply: Callable[[GenerateRequest], str | Generation], cell: str = "selected", wanted: Wanted = Wanted(ALL, ALL)
+) -> tuple[list[dict[str, Any]], Script, Asked]:
     script, asked = Script(reply), Asked("key", RewriteSettings(seed=5))
-    ((_, rows),) = run_jobs(iter([("key", pair_job(asked, PASSAGE, BEHAVIORS))]), script)  # type: ignore[arg-type]
+    ((_, rows),) = run_jobs(iter([("key", pair_job(asked, PASSAGE, BEHAVIORS, wanted, cell))]), script)  # type: ignore[arg-type]
     return rows, script, asked
 
 
-KINDS = {"question": "<question>", "answer": "<answer>", "preserve": "Keep exactly", "strip": "Leave out every one"}
+KINDS = {"question": "<question>", "answer": "<answer>", "preserve": "Keep exactly", "strip": "Leave out every one", "inject": "Work in"}
 
 
 def kind(request: GenerateRequest) -> str:
@@ -123,6 +137,38 @@ def test_an_answer_cut_off_by_its_limit_is_not_taken_for_a_whole_one() -> None:
     assert rows[0]["error"] == "question: cut off inside <question>"
 
 
+@pytest.mark.parametrize("cell", VERSIONS)
+def test_both_versions_of_either_kind_share_problem_and_answer_and_the_second_has_the_length_of_the_first(cell: str) -> None:
+    (kept, kept_kind), (changed, changed_kind) = VERSIONS[cell]
+    rows, script, _ = pair(
+        lambda request: words(100 if request.temperature else 80) if kind(request) == changed_kind else good(request), cell
+    )
+    assert [row["cell"] for row in rows] == [kept, changed]
+    assert [kind(request) for request in script.asked] == ["question", "answer", kept_kind, changed_kind, changed_kind]
+    assert rows[0]["question"] == rows[1]["question"] and rows[0]["answer"] == rows[1]["answer"]
+    assert num_words(rows[1]["thoughts"]) == 100 and rows[1]["attempts"] == 2 and rows[1]["error"] is None
+    rows, _, _ = pair(lambda request: "nothing" if kind(request) == changed_kind else good(request), cell)
+    assert [row["error"] for row in rows] == [None, f"{changed_kind}: missing <thoughts>"]
+
+
+@pytest.mark.parametrize("blank", ["", " \n ", "\u200b\ufeff"])
+def test_thoughts_of_no_length_are_an_error_not_an_example(blank: str) -> None:
+    rows, script, _ = pair(lambda request: f"<thoughts>{blank}</thoughts>" if kind(request) == "strip" else good(request))
+    assert [row["error"] for row in rows] == [None, "strip: empty <thoughts>"] and len(script.asked) == 5
+
+
+def test_arms_for_one_habit_keep_or_add_that_one_and_leave_out_the_others() -> None:
+    short = {behavior.name: behavior.short for behavior in BEHAVIORS}
+    wanted = Wanted(("verification",), ("verification",))
+    for cell, which in (("selected", 2), ("free", 3)):
+        _, script, _ = pair(good, cell, wanted)
+        before, _, after = script.asked[which].prompt.tail.partition("Show none of these:")
+        assert [name for name in ALL if short[name] in before] == ["verification"]
+        assert [name for name in ALL if short[name] in after] == [name for name in ALL if name != "verification"]
+    _, script, _ = pair(good, "selected", wanted)
+    assert all(short[name] in script.asked[3].prompt.tail for name in ALL) and "Show none" not in script.asked[3].prompt.tail
+
+
 @pytest.mark.parametrize("name", PAPER_INSTRUCTIONS)
 def test_the_published_pair_asks_once_for_all_three(name: str) -> None:
     script = Script(lambda request: "<question>q</question><thoughts>t</thoughts><answer>a</answer>")
@@ -174,7 +220,7 @@ def test_preserve_strip_and_inject_differ_in_one_instruction_only() -> None:
 def test_braces_in_mathematics_reach_the_prompt_as_they_stand() -> None:
     prompt = thoughts_prompt("strip", r"\frac{1}{2}", r"{question}", r"\{x\}", 5, BEHAVIORS)
     assert "{question}" in prompt.tail and r"\{x\}" in prompt.tail and prompt.body == r"\frac{1}{2}"
-    assert rewriting_hash(BEHAVIORS) != rewriting_hash(BEHAVIORS[:3])
+    assert len({rewriting_hash(BEHAVIORS, ALL), rewriting_hash(BEHAVIORS[:3], ALL), rewriting_hash(BEHAVIORS, ALL[:1])}) == 3
 
 
 @pytest.mark.parametrize(
