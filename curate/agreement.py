@@ -1,4 +1,4 @@
-"""How well scores rank documents against known labels: average precision and the area under the ROC curve. Ties are handled exactly."""
+"""How well labels agree: kappa of two judges; average precision and area under the ROC curve of scores, ties handled exactly."""
 
 from collections.abc import Sequence
 
@@ -35,3 +35,12 @@ def _cumulative(scores: Sequence[float], truth: Sequence[bool]) -> tuple[np.ndar
     found = np.cumsum(np.asarray(truth, dtype=np.int64)[order])[last_of_tie]
     taken = np.arange(1, len(order) + 1)[last_of_tie]
     return found, taken
+
+
+def kappa(first: Sequence[bool] | np.ndarray, second: Sequence[bool] | np.ndarray) -> float | None:
+    """Cohen's kappa of two judges; None where it is undefined: no item, or both give one and the same answer throughout."""
+    one, other = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    if not len(one):
+        return None
+    by_chance = one.mean() * other.mean() + (1 - one.mean()) * (1 - other.mean())
+    return float(((one == other).mean() - by_chance) / (1 - by_chance)) if by_chance < 1 else None

@@ -60,10 +60,12 @@ class ClassifySettings(EngineSettings):
         (), "Slurm settings as name=value: partition, time, cpus_per_task, mem_per_cpu_gb, gpus_per_task, qos, …", hashed=False
     )
 
-    def labelling(self) -> "Labelling":
+    def labelling(self, wordings: bool = False) -> "Labelling":
         """How these documents are labelled; a preset brings its own mode and reads the beginning of a document."""
         first = self.preset is not None or self.windows == "first"
-        return Labelling(self.window_chars, first, self.behaviors, self.preset or self.mode, self.rationale_tokens, self.aggregate)
+        return Labelling(
+            self.window_chars, first, self.behaviors, self.preset or self.mode, self.rationale_tokens, self.aggregate, wordings
+        )
 
 
 class Method(Protocol):

@@ -1,9 +1,10 @@
 """`curate classify` as a pipeline: read the corpus, label, write."""
 
 import time
+from dataclasses import dataclass
 
 from curate.behaviors import behaviors_hash, load_behaviors
-from curate.classification import Classify, ClassifySettings
+from curate.classification import Classify, ClassifySettings, Labelling
 from curate.corpus import find_files
 from curate.records import schemas
 from curate.records.command import require
@@ -15,6 +16,17 @@ from pipelines.stage import begin, engine_identity, finish
 from pipelines.steps import ReadCorpus, WriteChunks
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """A corpus of which every chunk that can be labelled is; `failed` names the files that could not be found readable."""
+
+    ledger: Ledger
+    failed: dict[str, str]
+    copies: list[str]
+    prompt_hash: str
+    names: list[str]
+
+
 def classify(settings: ClassifySettings) -> Manifest:
     """Label every document of a corpus: the probability of each behavior, of a problem and of a solution.
 
@@ -23,21 +35,26 @@ def classify(settings: ClassifySettings) -> Manifest:
     chunk; interrupt and repeat the command as you like, finished chunks are kept and each row is written exactly once.
     """
     started = time.monotonic()
+    done = label_corpus(settings, "classify", settings.labelling())
+    notes = {"behaviors": done.names, "copies_skipped": done.copies}
+    return finish(done.ledger, settings, started, done.failed, done.prompt_hash, notes)
+
+
+def label_corpus(settings: ClassifySettings, stage: str, labelling: Labelling) -> Labelled:
+    """Everything of a labelling stage but its manifest: read what is missing, label, write parts."""
     out = require(settings.out, "out", "the folder to write to")
-    behaviors = load_behaviors(settings.behaviors)
-    labelling = settings.labelling()
-    prompt_hash = labelling.method().hash()
+    method = labelling.method()
     engine_identity(settings)
     found = find_files(settings.dataset, settings.dataset_revision)
     chunks = make_chunks(found.files, settings.chunk_rows, settings.limit, settings.sample, settings.seed)
-    hashed = {**to_dict(settings, hashed_only=True), "prompt_hash": prompt_hash, "behaviors_hash": behaviors_hash(behaviors)}
-    ledger = Ledger(out, "classify", hashed, chunks)
+    behaviors = load_behaviors(settings.behaviors)
+    hashed = {**to_dict(settings, hashed_only=True), "prompt_hash": method.hash(), "behaviors_hash": behaviors_hash(behaviors)}
+    ledger = Ledger(out, stage, hashed, chunks)
     begin(ledger)
     pipeline = [
         ReadCorpus(ledger, settings.text_key, settings.id_key, settings.max_chars),
         Classify(settings, labelling),
-        WriteChunks(ledger, schemas.labels([behavior.name for behavior in behaviors])),
+        WriteChunks(ledger, schemas.labels(method.names)),
     ]
     execute(pipeline, ledger, RunOptions.of(settings))
-    notes = {"behaviors": [behavior.name for behavior in behaviors], "copies_skipped": found.copies}
-    return finish(ledger, settings, started, found.failed, prompt_hash, notes)
+    return Labelled(ledger, found.failed, found.copies, method.hash(), method.names)

@@ -8,12 +8,14 @@ import typer
 
 from curate.adoption import AdoptSettings
 from curate.classification import ClassifySettings
+from curate.comparison import CompareSettings
 from curate.matching import MatchSettings
 from curate.prevalence import FrequenciesSettings
 from curate.records.command import add_command, new_app
 from curate.reporting import ReportSettings
 from curate.rewriting import RewriteSettings
 from curate.selection import SelectSettings
+from curate.sensitivity import SensitivitySettings
 from curate.verification import VerifySettings
 from pipelines.run import RunSettings
 from pipelines.status import DatasetsSettings, DoctorSettings, StatusSettings
@@ -23,6 +25,8 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "datasets": (DatasetsSettings, "pipelines.status"),
     "classify": (ClassifySettings, "pipelines.classify"),
     "frequencies": (FrequenciesSettings, "pipelines.frequencies"),
+    "sensitivity": (SensitivitySettings, "pipelines.sensitivity"),
+    "compare": (CompareSettings, "pipelines.compare"),
     "select": (SelectSettings, "pipelines.select"),
     "rewrite": (RewriteSettings, "pipelines.rewrite"),
     "adopt": (AdoptSettings, "pipelines.adopt"),
