@@ -35,6 +35,7 @@ _CONTINUED = re.compile(r"[ \t]{0,8}\n[ \t]{0,8}=")  # a chain that goes on in t
 _NUMBER = r"-?\d{1,9}(?!\d)"
 _CHAIN = re.compile(r"[\d+\-*/() \t=]+")
 MAX_CHAIN_CHARS = 400
+MAX_READINGS = 64
 _LEAD = r"^[\s,.;:()*→>!-]{0,6}"
 _DECIMALS = re.compile(r"^\.\d+(?:\.{3}|…)?")  # what follows the whole part of an inexact result
 _SAYING = (
@@ -162,23 +163,32 @@ def _balanced(side: str) -> str:
 
 
 def _leaves(used: Sequence[int], wanted: Sequence[int], made: dict[int, list[int]]) -> list[int] | None:
-    """The given numbers behind an expression, results of earlier steps taken apart; None when there are others or too many."""
-    left = list(wanted)
-    pending = []
-    for number in used:
-        if number in left:
-            left.remove(number)
-        else:
-            pending.append(number)
-    for number in pending:
-        for leaf in made.get(number, [None]):  # type: ignore[list-item]
-            if leaf not in left:
-                return None
-            left.remove(leaf)
-    taken = list(wanted)
-    for number in left:
-        taken.remove(number)
-    return taken
+    """The given numbers behind an expression, results of earlier steps taken apart; None when there are others or too many.
+
+    A number that is both given and made (`14 - 13 = 1, 6 * 1 = 6, 6 + 4 = 10`) is read as what accounts for most of the given numbers.
+    """
+    best: list[int] | None = None
+    states: list[tuple[int, list[int]]] = [(0, list(wanted))]  # numbers of `used` explained so far, given numbers left
+    for _ in range(MAX_READINGS):
+        if not states:
+            break
+        place, left = states.pop()
+        if place == len(used):
+            if best is None or len(wanted) - len(left) > len(best):
+                best = list(wanted)
+                for number in left:
+                    best.remove(number)
+            continue
+        for leaves in ([used[place]], made.get(used[place])):
+            rest = list(left)
+            for leaf in leaves or ():
+                if leaf not in rest:
+                    break
+                rest.remove(leaf)
+            else:
+                if leaves:
+                    states.append((place + 1, rest))
+    return best
 
 
 def _verdict(after: str, target: int) -> bool | None:

@@ -1,0 +1,101 @@
+"""Every priming set shows its behaviors and no others, on the same tasks with the same attempts; seeds reproduce it."""
+
+import random
+from fractions import Fraction
+
+import pyarrow.parquet as pq
+import pytest
+
+from curate.records.errors import UserError
+from curate.records.manifest import read_manifest
+from rl import prime, tasks, traces
+from rl.prime import PrimeSettings
+from rl.prime_traces import EVERY, PROFILES, random_node
+from rl.scoring import evaluate, score
+from train.tiny import make_tiny_tokenizer
+
+VOICES = {"prose": "tinyzero", "terse": "short"}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tasks")
+    tasks.run(tasks.TasksSettings(out=folder, max_number=25, max_target=30, num_train=400, num_test=20, seed=1))
+    return folder
+
+
+def made(source, out, kind, **changes):
+    given = {"tasks": source, "out": out, "kind": kind, "num_train": 60, "num_heldout": 10, "tokenizer": "tiny"}
+    prime.run(PrimeSettings(**(given | changes)))
+    return pq.read_table(out / "train" / "primed.parquet").to_pylist()
+
+
+@pytest.mark.parametrize("voice", VOICES)
+def test_each_kind_has_its_profile_on_the_same_tasks(source, tmp_path, voice, capsys):
+    sets = {kind: made(source, tmp_path / kind.replace("+", "-"), kind, voice=voice, template=VOICES[voice]) for kind in PROFILES}
+    for kind, rows in sets.items():
+        assert [(row["numbers"], row["target"], row["prompt"]) for row in rows] == [
+            (row["numbers"], row["target"], row["prompt"]) for row in sets["all"]
+        ]
+        for row in rows:
+            found = traces.parse(row["completion"], row["numbers"], row["target"]).counts()
+            assert {name for name in EVERY if found[name]} == PROFILES[kind], row["completion"]
+            assert found["wrong_arithmetic"] == found["wrong_verification"] == 0
+            assert row["correct"] == (kind != "incorrect-all") == score(row["completion"], row["numbers"], row["target"]).correct
+    for whole, straight in zip(sets["all"], sets["linear"]):
+        assert abs(len(straight["completion"]) / len(whole["completion"]) - 1) < 0.15
+        assert straight["attempts"] == 1 and straight["arithmetic"] > 1
+
+
+def test_a_placeholder_has_exactly_as_many_tokens(source, tmp_path):
+    whole, dots = (
+        made(source, tmp_path / "a", "all", template="{numbers} {target}"),
+        made(source, tmp_path / "p", "placeholder", template="{numbers} {target}"),
+    )
+    tokenizer = make_tiny_tokenizer(prime.prime_traces.TERSE_WORDS)
+    for row, other in zip(whole, dots):
+        thoughts = [text["completion"].partition("<answer>")[0].rstrip("\n") for text in (row, other)]
+        assert set(thoughts[1]) == {" ", "."}
+        assert len({len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in thoughts}) == 1
+        assert row["completion"].partition("<answer>")[2] == other["completion"].partition("<answer>")[2]
+
+
+def test_the_seed_decides_and_what_is_passed_over_is_counted(source, tmp_path):
+    first, again = made(source, tmp_path / "1", "all"), made(source, tmp_path / "2", "all")
+    other = made(source, tmp_path / "3", "all", seed=1)
+    assert first == again and first != other
+    manifest = read_manifest(tmp_path / "1")
+    assert manifest.rows_made == manifest.rows_out + sum(manifest.dropped.values()) and manifest.rows_out == 70
+    assert manifest.notes["share_correct"] == 1 and manifest.notes["counts_per_trace"]["verification"] > 1
+    assert pq.read_table(tmp_path / "1" / "heldout" / "primed.parquet").num_rows == 10
+
+
+def test_traces_are_varied(source, tmp_path):
+    rows = made(source, tmp_path / "all", "all")
+    assert len({row["completion"].split(" ")[0] for row in rows}) >= 3
+    assert len({row["backtracking"] for row in rows}) >= 3
+
+
+def test_random_expressions_are_what_they_say():
+    generator = random.Random(0)
+    for _ in range(300):
+        numbers = [generator.randint(1, 20) for _ in range(generator.choice((2, 3, 4)))]
+        node = random_node(numbers, generator)
+        (numerator, denominator), used = evaluate(node.text(), "strict")
+        assert Fraction(numerator, denominator) == node.value and sorted(used) == sorted(numbers)
+        assert node.steps()[-1].endswith(f"= {node.value}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_train": 5_000}, "5010 were asked for"),
+        ({"min_failures": 5}, "--min-failures is at most --max-failures"),
+        ({"kind": "placeholder", "tokenizer": None}, "--tokenizer is needed"),
+        ({"tasks": None}, "--tasks is needed"),
+    ],
+)
+def test_mistakes_are_one_line(source, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        prime.run(PrimeSettings(**({"tasks": source, "out": tmp_path / "out", "num_train": 10, "num_heldout": 10} | changes)))
+    assert not (tmp_path / "out").exists()
