@@ -5,6 +5,7 @@ Understood is text in which expressions over the given numbers (and results so f
 - a *check* (verification) compares a result with the target in words or signs: `27 no`, `27 vs 24 no`, `27 (not 24)`, `27 ≠ 24`, `works`;
 - a *try* is an attempt, or an expression that breaks the rules (a number left out, used twice) and is checked and found wanting;
   it is *abandoned* (backtracking) when it does not reach the target and another try follows;
+- a check is *implicit* when nothing is said: an unchecked try that misses is given up for another, or the one that fits ends such a row;
 - a *subgoal* is an announcement of an intermediate result to reach: `I need 12`, `to get 12 first`;
 - a *step from the target* (backward chaining) computes with the target before it is reached: `24 - 7 = 17`.
 """
@@ -24,6 +25,7 @@ COUNTS = (
     "wrong_arithmetic",
     "verification",
     "wrong_verification",
+    "implicit_verification",
     "backtracking",
     "subgoal_setting",
     "backward_chaining",
@@ -34,6 +36,7 @@ _FRACTION = re.compile(r"\\frac\{([^{}]{1,40})\}\{([^{}]{1,40})\}")
 _CONTINUED = re.compile(r"[ \t]{0,8}\n[ \t]{0,8}=")  # a chain that goes on in the next line
 _NUMBER = r"-?\d{1,9}(?!\d)"
 _CHAIN = re.compile(r"[\d+\-*/() \t=]+")
+_REMARK = re.compile(r"[\s,.;:(]{0,6}[^.\n]{0,80}")
 MAX_CHAIN_CHARS = 400
 MAX_READINGS = 64
 _LEAD = r"^[\s,.;:()*→>!-]{0,6}"
@@ -70,6 +73,7 @@ class Trace:
     wrong_arithmetic: int = 0
     verification: int = 0
     wrong_verification: int = 0
+    implicit_verification: int = 0
     backtracking: int = 0
     subgoal_setting: int = 0
     backward_chaining: int = 0
@@ -79,13 +83,35 @@ class Trace:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Span:
+    """Where a behavior stands in the text that was read (`read` returns it): characters `start` to `end`."""
+
+    behavior: str
+    start: int
+    end: int
+
+
+@dataclass
+class _Try:
+    fits: bool
+    start: int
+    end: int
+    checked: bool = False
+
+
 def parse(response: str, numbers: Sequence[int], target: int) -> Trace:
     """Count behaviors in the part before the answer (at most MAX_CHARS of it). Never raises; linear in the text."""
+    return read(response, numbers, target)[0]
+
+
+def read(response: str, numbers: Sequence[int], target: int) -> tuple[Trace, str, list[Span]]:
+    """The counts, the text as it was read (signs made ASCII, markup removed, up to the answer), and where each behavior stands in it."""
     text = _plain(response[:MAX_CHARS])
     wanted = sorted(numbers)
-    attempts: list[Fraction] = []
-    tries: list[bool] = []  # of each try, whether it reaches the target
     counts = dict.fromkeys(COUNTS, 0)
+    spans: list[Span] = []
+    tries: list[_Try] = []
     tried: set[str] = set()
     made: dict[int, list[int]] = {}  # result of a step -> the given numbers it has used up
     for found in _CHAIN.finditer(text):
@@ -102,13 +128,19 @@ def parse(response: str, numbers: Sequence[int], target: int) -> Trace:
         counts["wrong_arithmetic"] += sum(other != value for other, _ in others)
         stated = others[-1][0]
         leaves = _leaves(used, wanted, made)
+        said = None  # the try that a verdict after this chain is about
         if target in used and target not in numbers and target not in made:
             counts["backward_chaining"] += 1
+            spans.append(Span("backward_chaining", found.start(), found.end()))
         elif leaves == wanted:
             expression = chain.split("=", 1)[0].replace(" ", "")
             if not (value == target and expression in tried):  # a solution said again is not another attempt
-                attempts.append(value)
-                tries.append(value == target)
+                said = _Try(value == target, found.start(), found.end())
+                tries.append(said)
+                counts["attempts"] += 1
+                counts["fitting_attempts"] += value == target
+            elif tries:
+                said = tries[-1]
             tried.add(expression)
             made.clear()
         elif leaves is not None and stated is not None and stated.denominator == 1:
@@ -116,15 +148,31 @@ def parse(response: str, numbers: Sequence[int], target: int) -> Trace:
         verdict = _verdict(text[found.end() : found.end() + 120], target)
         if verdict is not None and stated is not None:
             if leaves != wanted and verdict is False and stated != target:
-                tries.append(False)
+                said = _Try(False, found.start(), found.end())
+                tries.append(said)
                 made.clear()
+            if said is not None:
+                said.checked = True
             counts["verification"] += 1
             counts["wrong_verification"] += verdict != (stated == target)
-    counts["attempts"] = len(attempts)
-    counts["fitting_attempts"] = sum(value == target for value in attempts)
-    counts["backtracking"] = tries[:-1].count(False)
-    counts["subgoal_setting"] = sum(int(found[1]) != target for found in _SUBGOAL.finditer(text))
-    return Trace(**counts)
+            spans.append(Span("verification", found.end(), _end_of_saying(text, found.end())))
+    for place, item in enumerate(tries[:-1]):
+        if not item.fits:
+            counts["backtracking"] += 1
+            spans.append(Span("backtracking", item.start, tries[place + 1].start))
+            counts["implicit_verification"] += not item.checked
+    counts["implicit_verification"] += counts["implicit_verification"] > 0 and tries[-1].fits and not tries[-1].checked
+    for found in _SUBGOAL.finditer(text):
+        if int(found[1]) != target:
+            counts["subgoal_setting"] += 1
+            spans.append(Span("subgoal_setting", found.start(), found.end()))
+    return Trace(**counts), text, sorted(spans, key=lambda span: (span.start, span.end))
+
+
+def _end_of_saying(text: str, start: int) -> int:
+    """Where the remark after a result ends: the sentence or the line."""
+    found = _REMARK.match(text, start)
+    return found.end() if found else start
 
 
 def _plain(response: str) -> str:

@@ -67,6 +67,9 @@ def test_work_out_goes_one_operation_at_a_time():
         ),
         ("7/2 = 3.5 (not 12)", (7, 2), 12, {"verification": 1}),
         ("5-70=-65, 28+(-65)=-37 no. 5+70-28=47", (5, 70, 28), 47, {"attempts": 2, "backtracking": 1}),
+        ("1+2=3\n2-1=1\n2*1=2", (1, 2), 2, {"attempts": 3, "verification": 0, "implicit_verification": 3, "backtracking": 2}),
+        ("1+2=3 no\n2*1=2", (1, 2), 2, {"verification": 1, "implicit_verification": 0, "backtracking": 1}),
+        ("2*1=2", (1, 2), 2, {"attempts": 1, "implicit_verification": 0}),
         ("nothing to see", (1, 2), 3, {"attempts": 0, "verification": 0}),
         ("1+2=3 yes <answer>1+2=3 no</answer>", (1, 2), 3, {"attempts": 1, "verification": 1, "wrong_verification": 0}),
     ],
@@ -118,3 +121,15 @@ def test_the_parser_agrees_with_labels_made_by_hand():
     shares = {name: sum(a == b for a, b in pairs) / 150 for name, pairs in agree.items()}
     assert min(shares.values()) >= 0.9, shares
     assert cohen_kappa_score(*zip(*agree["backtracking"])) > 0.9 and cohen_kappa_score(*zip(*agree["verification"])) > 0.7
+
+
+def test_spans_say_where_each_behavior_stands():
+    text = "I need 6 first. 12 - 9 = 3, from the end 12 / 2 = 6. 3 + 2 + 1 = 6, too low. 3 * 2 / 1 = 6, not 12. (3 + 1) * 2 = 8"
+    trace, read, spans = traces.read(text, (3, 2, 1), 12)
+    found: dict[str, list[str]] = {}
+    for span in spans:
+        found.setdefault(span.behavior, []).append(read[span.start : span.end])
+    assert {name: len(texts) for name, texts in found.items()} == {name: count for name, count in trace.counts().items() if name in found}
+    assert found["subgoal_setting"] == ["need 6"]
+    assert [text.strip(" ,") for text in found["verification"]] == ["too low", "not 12"]
+    assert found["backward_chaining"][1].strip() == "12 / 2 = 6" and "3 + 2 + 1 = 6, too low" in found["backtracking"][0]
