@@ -135,6 +135,9 @@ def warnings(stages: Sequence[Stage]) -> list[str]:
         lines += [f"{stage.name}: the file {path} failed: {reason}" for path, reason in failed[:MOST_FAILED_FILES]]
         if len(failed) > MOST_FAILED_FILES:
             lines.append(f"{stage.name}: {counted(len(failed) - MOST_FAILED_FILES, 'more file')} failed; the manifest names them")
+        if unsupported := notes.get("unsupported"):
+            listed = ", ".join(f"{spoken(name)} {count:,}" for name, count in unsupported.items())
+            lines.append(f"{stage.name}: labels whose quotes do not stand in their document: {listed}")
         if copies := notes.get("copies_skipped"):
             lines.append(f"{stage.name}: {counted(len(copies), 'file')} skipped as exact copies: {', '.join(copies[:10])}")
         gap = manifest.rows_in + manifest.rows_made - manifest.rows_out - sum(manifest.dropped.values())

@@ -16,6 +16,7 @@ CUES = {
     "give up": "EDIT",
     "intermediate": "First",
     "backwards": "suffices",
+    "simpler case": "simpler",
     "state a problem": "?",
     "part of a solution": "=",
 }
