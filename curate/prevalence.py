@@ -62,18 +62,18 @@ def frequencies(labels: "pl.DataFrame", behaviors: Sequence[str], threshold: flo
     return rows
 
 
-def match_gold(gold: "pl.DataFrame", labels: "pl.DataFrame", behaviors: Sequence[str]) -> "pl.DataFrame":
-    """Gold rows whose passage stands among `labels` without an error, with the judge's `<behavior>_score`: found by the row's
-    identity where the gold has one, else by the text. A text that stands in the corpus twice counts once."""
+def match_gold(gold: "pl.DataFrame", labels: "pl.DataFrame", behaviors: Sequence[str], also: Sequence[str] = ()) -> "pl.DataFrame":
+    """Gold rows whose passage stands among `labels` without an error, with the judge's `<behavior>_score` and the columns `also`: found
+    by the row's identity where the gold has one, else by the text. A text that stands in the corpus twice counts once."""
     import polars as pl
 
     scores = [f"{name}_score" for name in behaviors]
     judged = labels.filter(pl.col("error").is_null()).with_columns(pl.col(name).cast(pl.Float64) for name in scores)
     by_row = gold.filter(pl.col("source_row").is_not_null()).join(
-        judged.select(*IDENTITY, *scores, "num_chars"), on=list(IDENTITY), how="inner", suffix="_document"
+        judged.select(*IDENTITY, *scores, "num_chars", *also), on=list(IDENTITY), how="inner", suffix="_document"
     )
     by_text = gold.filter(pl.col("source_row").is_null() & pl.col("text_sha256").is_not_null()).join(
-        judged.unique("text_sha256", keep="first", maintain_order=True).select("text_sha256", *scores, "num_chars"),
+        judged.unique("text_sha256", keep="first", maintain_order=True).select("text_sha256", *scores, "num_chars", *also),
         on="text_sha256",
         how="inner",
         suffix="_document",

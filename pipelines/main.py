@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from curate.adoption import AdoptSettings
+from curate.calibration import CalibrateSettings
 from curate.classification import ClassifySettings
 from curate.comparison import CompareSettings
 from curate.matching import MatchSettings
@@ -26,6 +27,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "classify": (ClassifySettings, "pipelines.classify"),
     "frequencies": (FrequenciesSettings, "pipelines.frequencies"),
     "sensitivity": (SensitivitySettings, "pipelines.sensitivity"),
+    "calibrate": (CalibrateSettings, "pipelines.calibrate"),
     "compare": (CompareSettings, "pipelines.compare"),
     "select": (SelectSettings, "pipelines.select"),
     "rewrite": (RewriteSettings, "pipelines.rewrite"),
