@@ -10,6 +10,7 @@ from typing import Any
 _PUBLIC = {
     "classify": ("pipelines.classify", "curate.classification", "ClassifySettings"),
     "frequencies": ("pipelines.frequencies", "curate.prevalence", "FrequenciesSettings"),
+    "audit": ("pipelines.audit", "curate.auditing.settings", "AuditSettings"),
     "select": ("pipelines.select", "curate.selection", "SelectSettings"),
     "rewrite": ("pipelines.rewrite", "curate.rewriting", "RewriteSettings"),
     "verify": ("pipelines.verify", "curate.verification", "VerifySettings"),

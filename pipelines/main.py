@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from curate.adoption import AdoptSettings
+from curate.auditing.settings import AuditSettings
 from curate.calibration import CalibrateSettings
 from curate.classification import ClassifySettings
 from curate.comparison import CompareSettings
@@ -29,6 +30,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "sensitivity": (SensitivitySettings, "pipelines.sensitivity"),
     "calibrate": (CalibrateSettings, "pipelines.calibrate"),
     "compare": (CompareSettings, "pipelines.compare"),
+    "audit": (AuditSettings, "pipelines.audit"),
     "select": (SelectSettings, "pipelines.select"),
     "rewrite": (RewriteSettings, "pipelines.rewrite"),
     "adopt": (AdoptSettings, "pipelines.adopt"),
@@ -39,7 +41,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "run": (RunSettings, "pipelines.run"),
     "doctor": (DoctorSettings, "pipelines.status"),
 }
-POSITIONAL = {"status": "out", "report": "run", "adopt": "table"}
+POSITIONAL = {"status": "out", "report": "run", "adopt": "table", "audit": "action"}
 app = new_app("curate", "From a mathematics corpus to two matched sets of text: one shows the four habits, the other does not.")
 for _name, (_settings, _module) in COMMANDS.items():
     add_command(app, _settings, getattr(importlib.import_module(_module), _name), name=_name, positional=POSITIONAL.get(_name))

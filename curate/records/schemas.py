@@ -58,6 +58,25 @@ def candidates(behaviors: Sequence[str]) -> pa.Schema:
     )
 
 
+def annotations(behaviors: Sequence[str]) -> pa.Schema:
+    """One row an annotator and item of an audit: what they saw (null: unsure), and how many documents the item stands for."""
+    return pa.schema(
+        [
+            *IDENTITY,
+            *[pa.field(name, pa.int64()) for name in ("start", "end")],
+            pa.field("item", pa.string(), nullable=False),
+            pa.field("annotator", pa.string(), nullable=False),
+            *[pa.field(name, pa.bool_()) for name in behaviors],
+            pa.field("seconds", pa.float64()),
+            pa.field("evidence_shown", pa.bool_()),
+            pa.field("stratum", pa.string()),
+            pa.field("weight", pa.float64()),
+            pa.field("text_sha256", pa.string()),
+            pa.field("num_chars", pa.int64()),
+        ]
+    )
+
+
 QA = pa.schema(
     [
         *IDENTITY,
