@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from curate.cleaning import CleaningSettings
+from curate.dose import DoseSettings
 from curate.matching_strata import MatchingSettings
 from curate.records.errors import UserError
 from curate.records.settings import option
@@ -25,7 +26,7 @@ COMPLETION = """
 
 
 @dataclass(frozen=True)
-class MatchSettings(MatchingSettings, CleaningSettings):
+class MatchSettings(MatchingSettings, CleaningSettings, DoseSettings):
     """How large the arms are, in whose tokens, and how closely they are matched."""
 
     qa: Path | None = option(None, "Output folder of `curate rewrite`.", hashed=False)
@@ -36,6 +37,7 @@ class MatchSettings(MatchingSettings, CleaningSettings):
     tokenizer: str = option(DEFAULT_TOKENIZER, "Tokenizer of the model that will be trained: hub name, local folder, or smollm2-135m.")
     tolerance: float = option(0.001, "Largest difference of the arms' tokens, as a share.", at_least=0)
     length_tolerance: float = option(0.10, "Largest difference in words of the two thoughts of a pair, as a share.", at_least=0)
+    shard_rows: int = option(25_000, "Most rows of a Parquet file of the sets.", at_least=1)
     seed: int = option(0, "Seed of the draw.", at_least=0)
 
 

@@ -15,6 +15,7 @@ from curate.records.settings import option
 if TYPE_CHECKING:
     import polars as pl
 
+FIDELITY_FILE = "fidelity.json"
 # What a cell should show: the behaviors of its source, none, or those that were injected. Each row names its own in `target`.
 TARGETS = {
     "selected": "source",
@@ -108,6 +109,14 @@ def share(name: str, successes: int, trials: int) -> dict[str, float | None]:
     """A share and its interval under `name`, `name_low`, `name_high`; None for no trials."""
     low, high = wilson(successes, trials)
     return {name: successes / trials if trials else None, f"{name}_low": low, f"{name}_high": high}
+
+
+def faithful(behaviors: Sequence[str], present: Mapping[str, float]) -> "pl.Expr":
+    """Whether a rewrite shows the behaviors of its `target` and no others, by `rewrite_<b>_score`; one without labels does not."""
+    import polars as pl
+
+    shows = [(pl.col(f"rewrite_{name}_score") >= present[name], pl.col("target").list.contains(name)) for name in behaviors]
+    return pl.all_horizontal(*[(found == wanted).fill_null(False) for found, wanted in shows])
 
 
 def against_gold(labels: "pl.DataFrame", behaviors: Sequence[str], present: Mapping[str, float]) -> list[dict[str, Any]]:

@@ -1,7 +1,10 @@
 """`curate match` as a command: rewrites in, one folder an arm out."""
 
+import json
 import time
 from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,8 @@ import numpy as np
 import polars as pl
 
 from curate.arms import ARM_DESIGNS, ArmDesign
+from curate.contrasts import contrast_lines
+from curate.dose import check_dose
 from curate.matching import MatchSettings, count_tokens, load_tokenizer, prompt_and_completion
 from curate.matching_budget import choose_blocks
 from curate.matching_strata import check_match_on, coarsen, match_across, order_keys
@@ -18,13 +23,16 @@ from curate.records.errors import UserError
 from curate.records.manifest import InputFile, Manifest, read_manifest
 from curate.records.parts import write_json
 from curate.selection import keep
+from curate.verification import FIDELITY_FILE, faithful
 from pipelines.balance import balance, tokens_of
 from pipelines.cleaning import TEXTS, Log, clean
+from pipelines.dosing import dosed
 from pipelines.sources import sources_of
 from pipelines.stage import read_table, write_table
 
 IDENTITY = ["file_sha256", "source_row"]
 BALANCE_FILE = "balance.json"
+FILTERED = "filtered"
 # What the document of a rewrite brings along: its hash for the draw, and covariates that were fixed before rewriting.
 ABOUT_SOURCE = ("text_sha256", "num_chars", "notation_density", "num_windows", "topic", "difficulty")
 
@@ -34,7 +42,9 @@ def match(settings: MatchSettings) -> Manifest:
 
     Near-duplicates and evaluation problems are taken out. Versions of one document enter together or not at all; documents of
     different kinds are paired inside strata of what was fixed before rewriting. Whatever does not enter is counted with its reason;
-    what remains unequal stands in `balance.json`.
+    what remains unequal stands in `balance.json`. Verified rewrites make a second, smaller collection of sets in `filtered/`: only
+    documents all of whose versions show what they should. It conditions on the outcome of the rewriting, so the unfiltered one is
+    primary.
     """
     started = time.monotonic()
     out = require(settings.out, "out", "the folder to write to")
@@ -45,13 +55,33 @@ def match(settings: MatchSettings) -> Manifest:
     manifest = read_manifest(folder)
     kind = "extract" if manifest.engine == "extract" else manifest.notes.get("arms") or manifest.settings["arms"]
     design = ARM_DESIGNS[kind]
+    check_dose(settings.dose, design, kind)
     log = Log()
     frame = usable(add_labels(qa, folder, settings.verified), design, folder, settings.seed, log)
     frame = clean(add_text(frame, tokenizer, settings.count), settings, log)
+    before = deepcopy(log)
+    made = make_sets(frame, kind, settings, match_on, qa.height, log)
+    print("\n".join(contrast_lines(kind)))
+    made.notes |= filtered_sets(frame, kind, settings, match_on, files, qa.height, before, out / FILTERED)
+    return write_sets(out, settings, made, files, qa.height, log, started, kind)
+
+
+@dataclass
+class Sets:
+    """One frame an arm, the balance table, and what goes into the notes of the manifest."""
+
+    arms: list[pl.DataFrame]
+    balance: dict[str, Any]
+    notes: dict[str, Any]
+
+
+def make_sets(frame: pl.DataFrame, kind: str, settings: MatchSettings, match_on: Sequence[str], rows_in: int, log: Log) -> Sets:
+    """Match the versions and choose what enters. Raises UserError when nothing can, with the reasons and what would help."""
+    design = ARM_DESIGNS[kind]
     families = [versions(frame, cells, settings, log) for cells in design.families]
     blocks = make_blocks(families, design, settings, match_on, log)
     if not blocks[0].height:
-        raise UserError(f"no pair can be made of the {qa.height} rewrites ({log.reasons()}); {ways_out(families, design, settings)}")
+        raise UserError(f"no pair can be made of the {rows_in} rewrites ({log.reasons()}); {ways_out(families, design, settings)}")
     tokens = np.stack([arm["num_loss_tokens"].to_numpy() for arm in blocks])
     order = np.argsort(blocks[0]["_key"].to_numpy(), kind="stable").tolist()
     choice = choose_blocks(tokens, order, settings.budget_tokens, settings.tolerance)
@@ -61,15 +91,44 @@ def match(settings: MatchSettings) -> Manifest:
         )
     log.drop("over the budget, or taken out to even the tokens", len(blocks) * (blocks[0].height - len(choice.chosen)))
     sets = [arm[sorted(choice.chosen)].sort("block_id") for arm in blocks]
-    log.warnings += shortfall(choice.tokens, len(choice.chosen), families, design, settings)
+    sets, carriers = dosed(sets, design, settings)
+    totals = tuple(tokens_of(sets, design).values())
+    log.warnings += shortfall(totals, len(choice.chosen), families, design, settings)
     before = [version for family in families for version in family]
     table = balance(before, sets, design, match_on, settings, log)
     for warning in log.warnings:
         print(f"note: {warning}")
-    write_json(out / BALANCE_FILE, table)
-    return write_sets(
-        out, settings, [arm.drop("_key", "rewrite_evidence", strict=False) for arm in sets], files, qa.height, log, started, kind
-    )
+    return Sets([arm.drop("_key", "rewrite_evidence", strict=False) for arm in sets], table, {"carriers": carriers})
+
+
+def filtered_sets(
+    frame: pl.DataFrame,
+    kind: str,
+    settings: MatchSettings,
+    match_on: Sequence[str],
+    files: list[InputFile],
+    rows_in: int,
+    log: Log,
+    out: Path,
+) -> dict[str, Any]:
+    """Sets of the rewrites that show what they should and nothing else, as the judge sees it; a note of what came of them."""
+    if settings.verified is None:
+        return {}
+    started = time.monotonic()
+    fidelity = settings.verified / FIDELITY_FILE
+    if not fidelity.is_file():
+        print(f"note: no filtered sets: {fidelity} is missing; run `curate verify` again")
+        return {"filtered": "none: the verification is not finished"}
+    present = json.loads(fidelity.read_text())["thresholds"]
+    print("filtered sets, beside the primary ones: only rewrites that show what they should")
+    good = keep(frame, faithful(list(present), present), "does not show what it should, by the judge", log.dropped)
+    try:
+        made = make_sets(good, kind, settings, match_on, rows_in, log)
+    except UserError as error:
+        print(f"note: no filtered sets: {error}")
+        return {"filtered": f"none: {error}"}
+    write_sets(out, settings, made, files, rows_in, log, started, kind)
+    return {"filtered": f"{made.arms[0].height} examples an arm in {out.name}/"}
 
 
 def add_labels(qa: pl.DataFrame, folder: Path, verified: Path | None) -> pl.DataFrame:
@@ -100,11 +159,16 @@ def add_labels(qa: pl.DataFrame, folder: Path, verified: Path | None) -> pl.Data
 
 def usable(frame: pl.DataFrame, design: ArmDesign, folder: Path, seed: int, log: Log) -> pl.DataFrame:
     """Rows of the design's cells with a question, thoughts and an answer, in the order of the draw. Raises UserError for none."""
-    rows = frame.height
+    rows, in_all = frame.height, dict(frame.group_by("cell").len().iter_rows())
     frame = keep(frame, pl.col("error").is_null(), "rewrite error", log.dropped)
     if not frame.height:
         raise UserError(f"no rewrite in {folder} is usable: {rows} rows, all with an error; its manifest counts the reasons")
     frame = keep(frame, pl.col("cell").is_in(design.cells), "of a cell that has no arm", log.dropped)
+    for cell in design.cells:
+        if cell in in_all and cell not in frame["cell"]:
+            raise UserError(
+                f"no usable rewrite in the cell {cell}: all {in_all[cell]} have an error; the manifest of {folder} counts the reasons"
+            )
     for name in TEXTS:
         frame = keep(frame, pl.col(name).str.strip_chars().str.len_chars() > 0, f"empty {name}", log.dropped)
     content = frame.select(pl.coalesce("text_sha256", "pair_id")).to_series()
@@ -208,16 +272,19 @@ def shortfall(
 
 
 def write_sets(
-    out: Path, settings: MatchSettings, sets: list[pl.DataFrame], files: list[InputFile], rows_in: int, log: Log, started: float, kind: str
+    out: Path, settings: MatchSettings, made: Sets, files: list[InputFile], rows_in: int, log: Log, started: float, kind: str
 ) -> Manifest:
-    """Write one folder an arm, each with its manifest, and the manifest of the whole beside them."""
-    design = ARM_DESIGNS[kind]
+    """Write one folder an arm, each with its manifest, and the balance and the manifest of the whole beside them."""
+    design, sets = ARM_DESIGNS[kind], made.arms
+    write_json(out / BALANCE_FILE, made.balance)
     tokens = tokens_of(sets, design)
     for arm, data, cell in zip(design.arms, sets, design.cells, strict=True):
         others = {**log.dropped, f"not in the arm {arm}": sets[0].height * (len(sets) - 1)}
         notes: dict[str, Any] = {"arm": arm, "cell": cell, "arms": kind, "count": settings.count, "tokenizer": settings.tokenizer}
         notes["num_loss_tokens"] = tokens[arm]
-        arm_manifest = write_table(out / arm, "match", settings, data.to_arrow(), files, rows_in, others, started, notes)
+        arm_manifest = write_table(
+            out / arm, "match", settings, data.to_arrow(), files, rows_in, others, started, notes, shard_rows=settings.shard_rows
+        )
     manifest = Manifest(
         stage="match",
         settings=arm_manifest.settings,
@@ -233,6 +300,8 @@ def write_sets(
             "arm_names": list(design.arms),
             "examples_per_arm": sets[0].height,
             "warnings": log.warnings,
+            "dose": settings.dose,
+            **made.notes,
             **log.notes,
             "hashed": arm_manifest.notes["hashed"],
         },

@@ -29,10 +29,10 @@ from curate.reporting import (
     tiles,
     warnings,
 )
+from curate.verification import FIDELITY_FILE
 from pipelines.ledger import PLAN_FILE, load_ledger
 from pipelines.match import BALANCE_FILE
 from pipelines.stage import read_table
-from pipelines.verify import FIDELITY_FILE
 
 REPORT_FILE = "report.html"
 

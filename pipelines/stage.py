@@ -132,12 +132,23 @@ def write_table(
     notes: dict[str, Any] | None = None,
     rows_made: int = 0,
     name: str = "part",
+    shard_rows: int | None = None,
 ) -> Manifest:
-    """Write the output of a stage that fits in memory: one part and the manifest. A folder with other settings is refused."""
+    """Write the output of a stage that fits in memory: its parts and the manifest. A folder with other settings is refused.
+
+    The table is one part, or as many equal ones as it takes for none to have more than `shard_rows` rows.
+    """
     hashed = {**to_dict(settings, hashed_only=True), "inputs": sorted(file.sha256 for file in files)}
     refuse_other(out, stage, hashed)
     footer = {"stage": stage, "settings_hash": json_sha256(hashed)}
-    write_part(out / "parts" / f"{name}.parquet", table, footer)
+    shards = max(1, -(-table.num_rows // shard_rows)) if shard_rows else 1
+    names = [f"{name}.parquet"] if shards == 1 else [f"{name}-{number:05d}-of-{shards:05d}.parquet" for number in range(shards)]
+    for path in (out / "parts").glob("*.parquet"):
+        if path.name not in names:
+            path.unlink()  # of an earlier version that cut otherwise: settings and inputs are the same
+    for number, shard in enumerate(names):
+        start, end = (table.num_rows * edge // shards for edge in (number, number + 1))
+        write_part(out / "parts" / shard, table.slice(start, end - start), footer)
     manifest = Manifest(
         stage=stage,
         settings=to_dict(settings),

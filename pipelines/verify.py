@@ -14,14 +14,12 @@ from curate.records.errors import UserError
 from curate.records.manifest import Manifest, read_manifest
 from curate.records.parts import write_json
 from curate.records.settings import to_dict
-from curate.verification import AsPassage, VerifySettings, against_gold, family, fidelity
+from curate.verification import FIDELITY_FILE, AsPassage, VerifySettings, against_gold, family, fidelity
 from pipelines.executors import RunOptions, execute
 from pipelines.ledger import Ledger, make_chunks
 from pipelines.sources import selection_notes, sources_of
 from pipelines.stage import begin, engine_identity, finish, part_files, read_table
 from pipelines.steps import ReadTable, WriteChunks
-
-FIDELITY_FILE = "fidelity.json"
 
 
 def verify(settings: VerifySettings) -> Manifest:
