@@ -42,7 +42,8 @@ def test_counts_with_intervals(responses, tmp_path, capsys):
 def test_a_judge_without_a_number_is_counted_not_zero(responses, tmp_path, capsys):
     def answer(number, body):
         text = body["messages"][-1]["content"]
-        said = "I cannot say." if "stated intermediate goals" in text else f"so <count> {2 if ' no\n' in text else 0} </count>."
+        checks = 2 if " no\n" in text else 0
+        said = "I cannot say." if "stated intermediate goals" in text else f"so <count> {checks} </count>."
         message = {
             "choices": [{"message": {"content": said}, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 5, "completion_tokens": 5},
