@@ -7,7 +7,7 @@ steps that start from the target. There, an answer without a number counts as 0;
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from curate.engines.base import GenerateRequest, Prompt
 from curate.engines.settings import EngineSettings, make_engine
@@ -43,7 +43,7 @@ def judge(rows: Sequence[dict[str, Any]], engine: EngineSettings) -> list[dict[s
     )
     with make_engine(engine) as made, progress("judged", len(rows) * len(QUESTIONS), unit="answers") as advance:
         for answer in made.generate(requests):
-            place, name = answer.key  # type: ignore[misc]
+            place, name = cast(tuple[int, str], answer.key)
             numbers = NUMBER.findall(answer.text) if answer.error is None else []
             found[place][name] = int(numbers[-1]) if numbers else None
             advance(1)
