@@ -33,6 +33,7 @@ def write_run(
             counts = {name: [0] * TASKS for name in COUNTS}
             counts["verification"] = [verification[place] if verification else 1] * TASKS
             columns = {"numbers": [[1, 2, number] for number in range(TASKS)], "target": [target] * TASKS}
+            columns |= {"response": ["1 + 2 = 3 no\n<answer>1 + 2</answer>"] * TASKS, "correct": [False] * TASKS}
             write_part(folder / "evaluations" / f"step-{step:08d}-{how}.parquet", pa.table(columns | counts))
         lines.append(json.dumps(line))
     (folder / EVALUATIONS).write_text("\n".join(lines) + "\n")
