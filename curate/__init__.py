@@ -11,6 +11,7 @@ _PUBLIC = {
     "classify": ("pipelines.classify", "curate.classification", "ClassifySettings"),
     "frequencies": ("pipelines.frequencies", "curate.prevalence", "FrequenciesSettings"),
     "audit": ("pipelines.audit", "curate.auditing.settings", "AuditSettings"),
+    "topics": ("pipelines.topics", "curate.topics", "TopicsSettings"),
     "select": ("pipelines.select", "curate.selection", "SelectSettings"),
     "rewrite": ("pipelines.rewrite", "curate.rewriting", "RewriteSettings"),
     "verify": ("pipelines.verify", "curate.verification", "VerifySettings"),

@@ -29,7 +29,8 @@ class AttachText(PipelineStep):
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         for _, group in groupby(data, key=lambda document: document.metadata["chunk"]):
-            documents = list(group)
+            everything = list(group)
+            documents = [document for document in everything if document.metadata["error"] is None]  # the others have no use for a text
             wanted = [(document.metadata["row"]["file_sha256"], document.metadata["row"]["source_row"]) for document in documents]
             rows = fetch_rows(self.files, wanted, (self.text_key, "question", "answer"))
             for document, identity in zip(documents, wanted, strict=True):
@@ -41,7 +42,7 @@ class AttachText(PipelineStep):
                     )
                 document.text = text
                 document.metadata["source_row_values"] = values
-                yield document
+            yield from everything
 
 
 def fetch_rows(

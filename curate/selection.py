@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from curate.matching_strata import MatchingSettings
 from curate.records.errors import UserError
 from curate.records.settings import did_you_mean, option
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SelectSettings:
+class SelectSettings(MatchingSettings):
     """Which behaviors make a document selected, how sure the labels must be, and what else it needs."""
 
     labels: Path | None = option(None, "Output folder of `curate classify`.", hashed=False)
@@ -26,6 +27,8 @@ class SelectSettings:
     problem: str = option("0.5", "Least probability that the document states a problem, or top:SHARE.")
     solution: str = option("0.5", "Least probability that the document contains a solution, or top:SHARE.")
     limit: int | None = option(None, "Keep at most N selected and N free documents, drawn at random.", at_least=1)
+    topics: Path | None = option(None, "Output folder of `curate topics`: adds topic and difficulty.", hashed=False)
+    matched: bool = option(False, "Keep only selected and free documents that match one to one: what is not is then not rewritten.")
     seed: int = option(0, "Seed of that draw.", at_least=0)
 
 

@@ -18,6 +18,7 @@ from curate.reporting import ReportSettings
 from curate.rewriting import RewriteSettings
 from curate.selection import SelectSettings
 from curate.sensitivity import SensitivitySettings
+from curate.topics import TopicsSettings
 from curate.verification import VerifySettings
 from pipelines.run import RunSettings
 from pipelines.status import DatasetsSettings, DoctorSettings, StatusSettings
@@ -31,6 +32,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "calibrate": (CalibrateSettings, "pipelines.calibrate"),
     "compare": (CompareSettings, "pipelines.compare"),
     "audit": (AuditSettings, "pipelines.audit"),
+    "topics": (TopicsSettings, "pipelines.topics"),
     "select": (SelectSettings, "pipelines.select"),
     "rewrite": (RewriteSettings, "pipelines.rewrite"),
     "adopt": (AdoptSettings, "pipelines.adopt"),
