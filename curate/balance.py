@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from curate.matching_budget import GOOD_DIFFERENCE
 from curate.matching_strata import origin
 
 if TYPE_CHECKING:
     import polars as pl
 
-GOOD_DIFFERENCE = 0.05
 EVIDENCE_SCORE = 0.5  # a span counts as an instance from this score on
 # What is matched on by its name among the settings, and the column that the balance table shows for it.
 MATCHED_COLUMNS = {

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 MATCHABLE = ("source", "length", "topic", "notation", "difficulty")
 CONTINUOUS = ("length", "notation", "difficulty")
 NUM_BINS = 4  # of notation density and difficulty: quarters of both kinds together
+SIZE_WEIGHT = 50.0  # 0.05 standard deviations for a thousandth of the tokens
+EVEN_ENOUGH = 0.005
+EVENING_PASSES = 3
 RARE_HOST = 20  # documents of a host below which hosts are thrown together
 # The columns that matching reads.
 COLUMNS = ("source", "source_file", "url", "num_chars", "topic", "notation_density", "difficulty")
@@ -155,8 +158,8 @@ def match_across(
     """Pair documents of two kinds one to one inside their strata, each with the nearest one that is free and within the caliper.
 
     In each stratum the smaller side chooses, in the order of `keys` over all strata; with `limit` it ends after that many pairs.
-    `sizes` (tokens) make the nearest one also near in size, and at the end partners are exchanged for rows that are left, as long as
-    that brings the sums of the sizes closer: what is even here need not be evened by leaving pairs out.
+    `sizes` (tokens) make the nearest one also near in size. At the end partners are exchanged for rows that are left, as long as that
+    brings the means of the covariates and the sums of the sizes closer: what is even here need not be evened by leaving pairs out.
     Every row is paired or counted with a reason.
     """
     matched = Matched()
@@ -193,8 +196,7 @@ def match_across(
         matched.pairs.append((row, int(others[chosen])) if side == 0 else (int(others[chosen]), row))
         free[stratum] = np.delete(others, chosen)
         stratum_of.append((stratum, side))
-    if sizes is not None:
-        _even_partners(matched.pairs, stratum_of, free, places, sizes, num_inside, caliper)
+    _even_partners(matched.pairs, stratum_of, free, made.places, sizes, caliper)
     for stratum, others in free.items():
         side = 1 if len(grouped[0][stratum]) <= len(grouped[1][stratum]) else 0
         if len(others):
@@ -207,28 +209,37 @@ def _even_partners(
     stratum_of: Sequence[tuple[int, int]],
     free: dict[int, np.ndarray],
     places: tuple[np.ndarray, np.ndarray],
-    sizes: tuple[np.ndarray, np.ndarray],
-    num_inside: int,
+    sizes: tuple[np.ndarray, np.ndarray] | None,
     caliper: float,
 ) -> None:
-    """Exchange the partners of pairs for free rows of the same stratum, within the caliper, while that lowers the gap of the sizes'
-    sums. Changes `pairs` and `free`."""
-    gap = sum(int(sizes[0][a]) - int(sizes[1][b]) for a, b in pairs)
-    for number, (stratum, side) in enumerate(stratum_of):
-        others = free[stratum]
-        if gap == 0 or not len(others):
-            continue
-        chooser, partner = pairs[number] if side == 0 else pairs[number][::-1]
-        apart = np.abs(places[1 - side][others, :num_inside] - places[side][chooser, :num_inside])
-        change = sizes[1 - side][others].astype(np.int64) - int(sizes[1 - side][partner])
-        after = np.abs(gap - change if side == 0 else gap + change)
-        after[(apart > caliper).any(axis=1)] = abs(gap)
-        best = int(after.argmin())
-        if after[best] < abs(gap):
-            gap += int(-change[best] if side == 0 else change[best])
-            replacement = int(others[best])
-            pairs[number] = (chooser, replacement) if side == 0 else (replacement, chooser)
-            others[best] = partner
+    """Exchange the partners of pairs for free rows of the same stratum, within the caliper, while that brings the two sides closer.
+
+    Close means a small length of the vector of differences of the means of all `places`, in standard deviations, and of the sums of
+    `sizes`, where SIZE_WEIGHT makes a thousandth of the sum as bad as 0.05 standard deviations. Changes `pairs` and `free`.
+    """
+    if not pairs:
+        return
+    coordinates = [place / len(pairs) for place in places]  # (N, k)
+    if sizes is not None:
+        total = max(int(sizes[0][[a for a, _ in pairs]].sum()), 1)
+        coordinates = [np.column_stack([part, SIZE_WEIGHT * size / total]) for part, size in zip(coordinates, sizes, strict=True)]
+    gap = coordinates[0][[a for a, _ in pairs]].sum(axis=0) - coordinates[1][[b for _, b in pairs]].sum(axis=0)
+    for _ in range(EVENING_PASSES):
+        for number, (stratum, side) in enumerate(stratum_of):
+            others = free[stratum]
+            if not len(others) or np.abs(gap).max(initial=0) < EVEN_ENOUGH:
+                continue
+            chooser, partner = pairs[number] if side == 0 else pairs[number][::-1]
+            close = (np.abs(places[1 - side][others] - places[side][chooser]) <= caliper).all(axis=1)
+            change = coordinates[1 - side][others] - coordinates[1 - side][partner]  # (M, k)
+            after = gap - change if side == 0 else gap + change
+            lengths = np.where(close, (after**2).sum(axis=1), np.inf)
+            best = int(lengths.argmin())
+            if lengths[best] < (gap**2).sum():
+                gap = after[best]
+                replacement = int(others[best])
+                pairs[number] = (chooser, replacement) if side == 0 else (replacement, chooser)
+                others[best] = partner
 
 
 def _with_sizes(places: tuple[np.ndarray, np.ndarray], sizes: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

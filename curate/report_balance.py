@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from curate.balance import GOOD_DIFFERENCE
+from curate.matching_budget import GOOD_DIFFERENCE
 
 LEFT, WIDTH, ROW, TOP = 250, 420, 22, 26  # pixels: labels, plot, a row, the axis above
 ENDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)

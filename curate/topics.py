@@ -150,9 +150,10 @@ class AssignTopics(PipelineStep):
     def _assign(self, model: TopicModel, batch: list[Document]) -> Iterator[Document]:
         for document, topic in zip(batch, model.assign([document.text for document in batch]), strict=True):
             row = document.metadata["row"]
-            check_text(row, document.text)
-            kept = {key: row.get(key) for key in ("file_sha256", "source_file", "source_row", "id", "source")}
             labelled = row.get("error") is None
+            if labelled:
+                check_text(row, document.text)
+            kept = {key: row.get(key) for key in ("file_sha256", "source_file", "source_row", "id", "source")}
             made = {"topic": topic if labelled else None, "difficulty": difficulty(document.text) if labelled else None}
             document.metadata |= {"rows": [{**kept, **made}]}
             yield document

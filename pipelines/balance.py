@@ -6,10 +6,11 @@ from typing import Any
 import polars as pl
 
 from curate.arms import ArmDesign
-from curate.balance import GOOD_DIFFERENCE, beyond, compare, instances
+from curate.balance import beyond, compare, instances
 from curate.behaviors import load_behaviors
 from curate.masking import about_the_subject, cue_pattern, mask, separability
 from curate.matching import MatchSettings
+from curate.matching_budget import GOOD_DIFFERENCE
 from curate.verification import passage
 from pipelines.cleaning import TEXTS, Log
 

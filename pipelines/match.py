@@ -16,7 +16,7 @@ from curate.contrasts import contrast_lines
 from curate.dose import check_dose
 from curate.matching import MatchSettings, count_tokens, load_tokenizer, prompt_and_completion
 from curate.matching_budget import choose_blocks
-from curate.matching_strata import check_match_on, coarsen, match_across, order_keys
+from curate.matching_strata import CONTINUOUS, check_match_on, coarsen, continuous, match_across, order_keys
 from curate.parsing import num_words, within
 from curate.records.command import require
 from curate.records.errors import UserError
@@ -33,6 +33,7 @@ from pipelines.stage import read_table, write_table
 IDENTITY = ["file_sha256", "source_row"]
 BALANCE_FILE = "balance.json"
 FILTERED = "filtered"
+FILLED = 0.995  # of the budget: below it a shortfall is said
 # What the document of a rewrite brings along: its hash for the draw, and covariates that were fixed before rewriting.
 ABOUT_SOURCE = ("text_sha256", "num_chars", "notation_density", "num_windows", "topic", "difficulty")
 
@@ -84,7 +85,7 @@ def make_sets(frame: pl.DataFrame, kind: str, settings: MatchSettings, match_on:
         raise UserError(f"no pair can be made of the {rows_in} rewrites ({log.reasons()}); {ways_out(families, design, settings)}")
     tokens = np.stack([arm["num_loss_tokens"].to_numpy() for arm in blocks])
     order = np.argsort(blocks[0]["_key"].to_numpy(), kind="stable").tolist()
-    choice = choose_blocks(tokens, order, settings.budget_tokens, settings.tolerance)
+    choice = choose_blocks(tokens, order, settings.budget_tokens, settings.tolerance, differences_of(families, blocks, match_on))
     if not choice.chosen:
         raise UserError(
             f"no pair fits into --budget-tokens {settings.budget_tokens}: the shortest has {int(tokens.max(axis=0).min())} tokens"
@@ -237,6 +238,19 @@ def make_blocks(
     return [version[picked].with_columns(names) for family, picked in zip(families, rows, strict=True) for version in family]
 
 
+def differences_of(families: list[list[pl.DataFrame]], blocks: list[pl.DataFrame], match_on: Sequence[str]) -> np.ndarray | None:
+    """By how many standard deviations the two documents of each block differ, shape (k, N); None where a block has one document."""
+    if len(families) == 1 or not blocks[0].height:
+        return None
+    first, second = blocks[0], blocks[len(families[0])]
+    rows = []
+    for name in (name for name in CONTINUOUS if name in match_on):
+        values = continuous(first, name), continuous(second, name)
+        spread = np.sqrt((np.nanvar(values[0]) + np.nanvar(values[1])) / 2) if np.isfinite(np.concatenate(values)).any() else 0.0
+        rows.append(np.nan_to_num((values[0] - values[1]) / (spread or 1.0)))
+    return np.stack(rows) if rows else None
+
+
 def ways_out(families: list[list[pl.DataFrame]], design: ArmDesign, settings: MatchSettings) -> str:
     """What would bring more examples, in the order in which it is worth trying."""
     sizes = ", ".join(f"{family[0].height} {cells[0]}" for family, cells in zip(families, design.families, strict=True))
@@ -254,14 +268,13 @@ def shortfall(
     """What the user must know when the arms are smaller, or less even, than asked for."""
     warnings = []
     smaller = min(tokens)
-    if smaller < settings.budget_tokens * (1 - max(settings.tolerance, 0.005)):
+    if smaller < FILLED * settings.budget_tokens:
         share = smaller / settings.budget_tokens
         need = blocks / max(share, 1e-9)
         warnings.append(
             f"the arms hold {' and '.join(f'{total:,}' for total in tokens)} tokens in {blocks} examples each, {share:.1%} of the budget "
             f"of {settings.budget_tokens:,}: {settings.budget_tokens - smaller:,} are missing; about {need:,.0f} usable "
-            f"pairs would fill it; "
-            f"{ways_out(families, design, settings)}"
+            f"pairs would fill it; {ways_out(families, design, settings)}"
         )
     gap = (max(tokens) - smaller) / max(tokens)
     if gap > settings.tolerance:

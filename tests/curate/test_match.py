@@ -47,6 +47,18 @@ def test_no_single_change_would_bring_uneven_arms_closer(blocks: list[tuple[int,
             assert spread(totals + tokens[:, index]) >= spread(totals) - 1e-6
 
 
+def test_evening_the_tokens_does_not_unbalance_the_covariates() -> None:
+    generator = np.random.default_rng(1)
+    tokens = generator.integers(80, 700, (2, 300))
+    differences = generator.normal(0.03, 0.2, (3, 300)) + 0.0005 * (tokens[0] - tokens[1])  # longer in tokens, higher in covariates
+    alone = choose_blocks(tokens, range(300), 10**9, 0.001)
+    both = choose_blocks(tokens, range(300), 10**9, 0.001, differences)
+    for choice in (alone, both):
+        assert max(choice.tokens) - min(choice.tokens) <= 0.001 * max(choice.tokens)
+    assert np.abs(differences[:, both.chosen].mean(axis=1)).max() <= 0.05
+    assert len(both.chosen) > 200
+
+
 @pytest.mark.parametrize("arms", [2, 4])
 @pytest.mark.parametrize("seed", range(4))
 def test_material_as_rewriting_leaves_it_comes_within_a_thousandth_and_one_example(arms: int, seed: int) -> None:
@@ -99,17 +111,19 @@ def test_strata_pair_one_to_one_inside_the_caliper_and_every_row_is_accounted_fo
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_partners_are_exchanged_until_the_sums_of_tokens_are_close(seed: int) -> None:
+def test_partners_are_exchanged_until_tokens_and_covariates_are_close(seed: int) -> None:
     generator = np.random.default_rng(seed)
     few, many = generator.integers(100, 400, 50), generator.integers(100, 500, 150)
-    places = tuple(generator.uniform(0, 0.1, (count, 1)) for count in (50, 150))
+    places = tuple(generator.normal(0, 0.5, (count, 1)) for count in (50, 150))
     made = Coarsened((np.zeros(50, dtype=np.int64), np.zeros(150, dtype=np.int64)), places, [])
     for sides in ((few, many), (many, few)):
         turned = made if sides[0] is few else Coarsened(made.strata[::-1], places[::-1], [])
         keys = tuple(np.arange(len(side)) for side in sides)
         pairs = match_across(turned, keys, 1.0, sizes=sides).pairs
         assert len({a for a, _ in pairs}) == len({b for _, b in pairs}) == len(pairs) == 50
-        assert abs(sides[0][[a for a, _ in pairs]].sum() - sides[1][[b for _, b in pairs]].sum()) <= 1
+        left, right = [a for a, _ in pairs], [b for _, b in pairs]
+        assert abs(sides[0][left].sum() - sides[1][right].sum()) <= 0.001 * sides[0][left].sum()
+        assert abs(turned.places[0][left].mean() - turned.places[1][right].mean()) <= 0.02
 
 
 def sources(count: int, seed: int, **columns: object) -> pl.DataFrame:
