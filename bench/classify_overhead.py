@@ -33,7 +33,7 @@ def main() -> None:
     options = parser.parse_args()
     from vllm import LLM, SamplingParams
 
-    settings = ClassifySettings(model="smollm2-135m", limit=options.documents, max_model_tokens=4096)
+    settings = ClassifySettings(model="smollm2-135m", limit=options.documents, max_model_tokens=4096).resolved()
     own = EngineSettings(**{item.name: getattr(settings, item.name) for item in dataclasses.fields(EngineSettings)})
     file = find_files(["sample"]).files[0]
     texts = [row.values["text"] for row in read_rows(file.root, file.path, [(0, options.documents)])]

@@ -3,9 +3,9 @@
 import hashlib
 from collections import Counter, deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
@@ -16,7 +16,7 @@ from curate.engines.settings import EngineSettings, make_engine
 from curate.rationale import FourHabits, Rationale
 from curate.records.settings import option
 from curate.scoring import Scoring
-from curate.windows import AGGREGATIONS, notation_density, published_cut, split_windows
+from curate.windows import AGGREGATIONS, default_window_chars, notation_density, published_cut, split_windows
 
 MODES = ("score", "rationale")
 PRESETS = ("four-habits",)
@@ -43,7 +43,11 @@ class ClassifySettings(EngineSettings):
         None, "four-habits: the published layout (one prompt a behavior, the document last and cut; a rationale).", choices=PRESETS
     )
     rationale_tokens: int = option(1024, "Longest rationale.", at_least=8)
-    window_chars: int = option(2400, "Longest window in characters; documents are read whole, in windows of whole paragraphs.", at_least=1)
+    window_chars: int | None = option(
+        None,
+        "Longest window in characters; documents are read whole, in windows of whole paragraphs (default 7200; student 2400).",
+        at_least=1,
+    )
     aggregate: str = option(
         "auto",
         "From windows to their document; auto: noisy-or for an engine with calibrated probabilities, max for any other.",
@@ -60,11 +64,21 @@ class ClassifySettings(EngineSettings):
         (), "Slurm settings as name=value: partition, time, cpus_per_task, mem_per_cpu_gb, gpus_per_task, qos, …", hashed=False
     )
 
+    def resolved(self) -> Self:
+        """With a value for what the engine decides."""
+        return replace(self, window_chars=self.window_chars or default_window_chars(self.engine))
+
     def labelling(self, wordings: bool = False) -> "Labelling":
         """How these documents are labelled; a preset brings its own mode and reads the beginning of a document."""
         first = self.preset is not None or self.windows == "first"
         return Labelling(
-            self.window_chars, first, self.behaviors, self.preset or self.mode, self.rationale_tokens, self.aggregate, wordings
+            self.window_chars or default_window_chars(self.engine),
+            first,
+            self.behaviors,
+            self.preset or self.mode,
+            self.rationale_tokens,
+            self.aggregate,
+            wordings,
         )
 
 

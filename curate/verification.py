@@ -34,7 +34,7 @@ class VerifySettings(EngineSettings):
     qa: Path | None = option(None, "Output folder of `curate rewrite`.", hashed=False)
     out: Path | None = option(None, "Folder to write to.", hashed=False)
     behaviors: Path | None = option(None, "TOML file that adds or replaces behaviors.")
-    window_chars: int = option(2400, "Longest window in characters.", at_least=1)
+    window_chars: int | None = option(None, "Longest window in characters (default 7200; student 2400).", at_least=1)
     limit: int | None = option(None, "Judge only the first N rewrites.", at_least=1)
     chunk_rows: int = option(256, "Rewrites per chunk: the unit that is done or not done.", at_least=1)
     executor: str = option("local", "Where tasks run.", choices=("local", "slurm"), hashed=False)

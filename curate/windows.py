@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 # Where a window may end, best first: after a blank line, a line, a sentence, a word.
 BOUNDARIES = (re.compile(r"\n[ \t\r]*\n+"), re.compile(r"\n"), re.compile(r"(?<=[.!?])\s+"), re.compile(r"\s+"))
 PUBLISHED_TOKENS = 3072
+# A language model pays for six questions a window and reads thousands of characters well; the student was fitted on short windows.
+WINDOW_CHARS, STUDENT_WINDOW_CHARS = 7200, 2400
 ODDS_LIMIT = 1e4
 AGGREGATIONS = ("max", "noisy-or", "mean-odds")
 
@@ -26,6 +28,11 @@ def split_windows(text: str, max_chars: int) -> list[tuple[int, int]]:
         spans.append((start, end))
         start = end
     return spans
+
+
+def default_window_chars(engine: str) -> int:
+    """Longest window in characters where the user names none."""
+    return STUDENT_WINDOW_CHARS if engine in ("student", "cascade") else WINDOW_CHARS
 
 
 def published_cut(text: str, prefix_chars: Callable[[str, int], int]) -> str:

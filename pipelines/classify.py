@@ -35,6 +35,7 @@ def classify(settings: ClassifySettings) -> Manifest:
     chunk; interrupt and repeat the command as you like, finished chunks are kept and each row is written exactly once.
     """
     started = time.monotonic()
+    settings = settings.resolved()
     done = label_corpus(settings, "classify", settings.labelling())
     notes = {"behaviors": done.names, "copies_skipped": done.copies}
     return finish(done.ledger, settings, started, done.failed, done.prompt_hash, notes)

@@ -25,6 +25,7 @@ def sensitivity(settings: SensitivitySettings) -> Manifest:
     labels against the behavior's own question.
     """
     started = time.monotonic()
+    settings = settings.resolved()
     behaviors = load_behaviors(settings.behaviors)
     check(settings, behaviors)
     done = label_corpus(settings, "sensitivity", settings.labelling(wordings=True))

@@ -15,6 +15,7 @@ from curate.records.manifest import Manifest, read_manifest
 from curate.records.parts import write_json
 from curate.records.settings import to_dict
 from curate.verification import FIDELITY_FILE, AsPassage, VerifySettings, against_gold, family, fidelity
+from curate.windows import default_window_chars
 from pipelines.executors import RunOptions, execute
 from pipelines.ledger import Ledger, make_chunks
 from pipelines.sources import selection_notes, sources_of
@@ -32,7 +33,7 @@ def verify(settings: VerifySettings) -> Manifest:
     folder = require(settings.qa, "qa", "the output of `curate rewrite`")
     behaviors = load_behaviors(settings.behaviors)
     names = [behavior.name for behavior in behaviors]
-    labelling = Labelling(settings.window_chars, behaviors_file=settings.behaviors)
+    labelling = Labelling(settings.window_chars or default_window_chars(settings.engine), behaviors_file=settings.behaviors)
     prompt_hash = labelling.method().hash()
     check_behaviors(folder, names)
     engine_identity(settings)

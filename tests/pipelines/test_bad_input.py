@@ -270,7 +270,7 @@ def test_an_out_folder_that_is_a_file_or_holds_something_else_is_refused(server:
     fails(classify(server.url, tmp_path / "file", "--dataset", corpus), 4, "cannot write", "choose another --out")
     fails(classify(server.url, tmp_path / "file" / "below", "--dataset", corpus), 4, "cannot write")
     assert classify(server.url, tmp_path / "out", "--dataset", corpus).exit_code == 0
-    fails(classify(server.url, tmp_path / "out", "--dataset", corpus, "--window-chars", 99), 2, "window_chars: 2400 -> 99", "another --out")
+    fails(classify(server.url, tmp_path / "out", "--dataset", corpus, "--window-chars", 99), 2, "window_chars: 7200 -> 99", "another --out")
     fails(curate("select", "--labels", tmp_path / "out", "--out", tmp_path / "out"), 2, "holds the output of `classify`")
     write_jsonl(corpus, documents(3))
     fails(classify(server.url, tmp_path / "out", "--dataset", corpus), 2, "was begun on other input files")

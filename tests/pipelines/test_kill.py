@@ -188,5 +188,5 @@ def test_parts_of_other_settings_are_refused_after_a_kill(finished: Finished, tm
     command = ("classify", "--dataset", finished.corpus, *MODEL, "--base-url", finished.endpoint.url, "--out", out)
     killed_at_rename("after", 1, *command, "--chunk-rows", CHUNK_ROWS)
     code, output = run(*command, "--chunk-rows", CHUNK_ROWS, "--window-chars", 1200)
-    assert (code, "window_chars: 2400 -> 1200" in output) == (2, True), output
-    assert json.loads((out / "plan.json").read_text())["settings"]["window_chars"] == 2400
+    assert (code, "window_chars: 7200 -> 1200" in output) == (2, True), output
+    assert json.loads((out / "plan.json").read_text())["settings"]["window_chars"] == 7200
