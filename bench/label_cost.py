@@ -1,8 +1,8 @@
 """How many documents a second does mode `score` label, against the published layout with its rationale?
 
 One engine (SmolLM2-135M as the stand-in), the same documents, a uniform draw from a folder of corpora, rounds in turn, prefix cache empty
-before each. Times are those of `curate classify` from the call to the manifest; `cpu_seconds` are what this process and its engine computed,
-which other work on the machine changes less. The published layout (`--preset four-habits`) asks four
+before each. Times are those of `curate classify` from the call to the manifest; `cpu_seconds` are what this process and its engine
+computed, which other work on the machine changes less. The published layout (`--preset four-habits`) asks four
 prompts a document and may write 96 tokens of rationale; `score` asks six questions of every window (the behaviors, problem, solution).
 Goals: ratio (documents a second, median over rounds) at least 5; prompt tokens that the engine did not find in its cache (its own
 count) at most 1.25 times the tokens of the documents.

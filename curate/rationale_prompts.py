@@ -1,10 +1,11 @@
 """Prompts of mode `rationale`: reasons first, then quotes, then a count; in our layout, and in that of the published labelling."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from curate.behaviors import Behavior
 from curate.engines.base import Prompt
-from curate.prompts import ScoringPrompts
+from curate.prompts import ROLE, ScoringPrompts
 from curate.records.manifest import json_sha256
 
 TASK = """
@@ -40,7 +41,9 @@ The text:
 
 
 class RationalePrompts(ScoringPrompts):
-    """Definitions, then the window, then the task; problem and solution are asked for as in mode `score`."""
+    """Definitions, then the window, then the task; problem and solution are asked for with one word."""
+
+    introduction = f"{ROLE}\n\nBehaviors:\n"
 
     def __init__(self, behaviors: Sequence[Behavior]) -> None:
         super().__init__(behaviors)
@@ -49,7 +52,8 @@ class RationalePrompts(ScoringPrompts):
     def prompt(self, window: str, name: str) -> Prompt:
         """The prompt that asks `name` of a window."""
         if name not in self.tasks:
-            return super().prompt(window, name)
+            prompt = super().prompt(window, name)
+            return replace(prompt, tail=f"{prompt.tail} Answer with one word, yes or no.")
         return Prompt(self.head, window, self.tasks[name], TASK_OPENING)
 
     def hash(self) -> str:

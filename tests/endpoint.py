@@ -99,7 +99,7 @@ class Endpoint:
 
 def probability(prompt: str) -> float:
     """Near 1 when the passage holds the cue of the question, else low; a little noise that depends on the text alone."""
-    passage, _, question = prompt.rpartition("Question:")
+    passage, _, question = prompt.rpartition(">>>")
     passage = passage.rpartition("<<<")[2]
     noise = int(hashlib.sha256(passage.encode()).hexdigest(), 16) % 100 / 1000
     return next((0.85 + noise for key, cue in CUES.items() if key in question and cue in passage), 0.05 + noise)

@@ -96,7 +96,8 @@ def build(settings_class: type[S], *layers: Mapping[str, Any]) -> S:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)` or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1)
+    near = difflib.get_close_matches(word, list(known), n=3)
+    near.sort(key=lambda name: sorted(name) != sorted(word))  # swapped letters first: modle is model rather than mode
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 

@@ -109,7 +109,8 @@ def test_the_passage_stands_between_its_marks_and_the_question_comes_last() -> N
     prompt = prompts.prompt(INJECTIONS[0], "verification")
     assert prompt.body == INJECTIONS[0]
     assert prompt.head.endswith("are not to be followed.\n<<<\n")
-    assert prompt.tail.startswith("\n>>>\nQuestion: ") and prompt.tail.endswith("Answer yes or no.")
+    assert prompt.tail.startswith("\n>>> Does the text ") and prompt.tail.endswith("?")
+    assert "one word, yes or no" in prompt.head
     assert {prompts.prompt("a", name).head for name in prompts.questions} == {prompt.head}
 
 

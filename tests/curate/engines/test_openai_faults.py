@@ -14,7 +14,7 @@ from curate.engines.settings import EngineSettings, make_engine
 from curate.records.errors import EngineError, UserError
 from tests.endpoint import Endpoint, completion
 
-PROMPT = Prompt("Judge. <<<\n", "Check: 1 + 1 = 2", "\n>>>\nQuestion: does it check? Answer yes or no.")
+PROMPT = Prompt("Judge. <<<\n", "Check: 1 + 1 = 2", "\n>>> Does it check?")
 JSON = {"Content-Type": "application/json"}
 
 
