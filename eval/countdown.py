@@ -20,10 +20,11 @@ import pyarrow.parquet as pq
 from curate.records.command import require
 from curate.records.errors import UserError
 from curate.records.manifest import InputFile, Manifest, file_sha256
-from curate.records.parts import read_footer, write_json, write_part
+from curate.records.parts import write_json, write_part
 from curate.records.progress import progress
-from curate.records.settings import difference, option, to_dict
+from curate.records.settings import option, to_dict
 from eval import statistics
+from eval.parts import part_is_done
 from rl.evaluate import wilson
 from rl.scoring import NUMBER_RULES, SYNTAXES
 from rl.tasks import FILE_NAME, read_tasks
@@ -115,22 +116,13 @@ def answer(settings: CountdownSettings, sets: Sequence[tuple[Path, Sequence[Any]
                     last = min(first + settings.tasks_per_part, len(those.tasks))
                     path = out / "responses" / f"set-{place}-{name}-{first:07d}.parquet"
                     files.append(path)
-                    if not _is_done(path, record):
+                    if not part_is_done(path, record):
                         seed = (settings.seed, NOISE, place, first, int(name == GREEDY))
                         table = loaded.respond(those, range(first, last), samples, temperature, seed)
                         write_part(path, table, {"settings": record})
                     advance((last - first) * samples)
             parts.append(files)
     return parts, [refused for _, refused in prompted]
-
-
-def _is_done(path: Path, record: dict[str, Any]) -> bool:
-    if not path.exists():
-        return False
-    old = read_footer(path).get("settings", {})
-    if changed := difference(old, record):
-        raise UserError(f"{path} was made with other settings ({changed}); choose another --out")
-    return True
 
 
 def summarise(files: Sequence[Path], settings: CountdownSettings, budgets: Sequence[int]) -> dict[str, Any]:

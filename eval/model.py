@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -12,13 +13,14 @@ from rl import rollouts
 from rl.build import make_sampler
 from rl.countdown import Task
 from rl.rollouts import Prompted, Rollout
-from rl.samplers.base import Sampler, Sampling
+from rl.samplers.base import Sampler, Sampling, uniform_noise
 from rl.scoring import CLOSE
 from rl.settings import PPOSettings, resolve
 from train.model import compute_dtype, load_model, load_tokenizer
 
 if TYPE_CHECKING:
     from eval.countdown import CountdownSettings
+    from eval.mathematics import MathSettings
 
 TO_ANSWER = "tokens_to_answer"
 
@@ -35,18 +37,8 @@ class Loaded:
     def load(cls, given: "CountdownSettings") -> "Loaded":
         """Raises UserError when the model or its tokenizer cannot be loaded, EngineError when the sampler cannot start."""
         settings = rollout_settings(given)
-        name = str(settings.model)
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if given.device == "auto" else given.device)
-        tokenizer = load_tokenizer(name)
-        dtype = compute_dtype(settings.dtype, device)
-        model = load_model(name, seed=settings.seed, dtype=dtype, tokenizer=tokenizer).to(device).eval()
-        model.requires_grad_(False)
-        vocab_size = min(len(tokenizer), model.get_input_embeddings().weight.shape[0])
         assert given.out is not None
-        sampler = make_sampler(settings, model, tokenizer, vocab_size, given.out)
-        sampler.wake()
-        sampler.load_weights(0)
-        return cls(settings, tokenizer, sampler)
+        return cls(settings, *_ready(settings, given.device, given.out))
 
     def prompts(self, tasks: Sequence[Task]) -> tuple[Prompted, int]:
         """Tasks as prompts, and how many were refused as too long."""
@@ -83,6 +75,41 @@ class Loaded:
             else:
                 high = middle
         return low
+
+
+def load_sampler(given: "MathSettings") -> tuple[Any, Sampler]:
+    """Tokenizer and sampler of a model, without any task. Raises UserError or EngineError."""
+    assert given.out is not None
+    settings = dataclasses.replace(
+        resolve(PPOSettings(model=given.model, sampler=given.sampler, dtype=given.dtype, max_sampler_rows=given.max_sampler_rows)),
+        max_prompt_tokens=given.max_prompt_tokens,
+        max_response_tokens=given.max_response_tokens,
+    )
+    tokenizer, sampler = _ready(settings, given.device, given.out)
+    return tokenizer, sampler
+
+
+def generate_texts(
+    tokenizer: Any, sampler: Sampler, prompts: Sequence[Sequence[int]], given: "MathSettings", noise_seed: tuple[int, ...]
+) -> list[dict[str, Any]]:
+    """One response a prompt: text, tokens, whether it was cut off."""
+    noise = uniform_noise(len(prompts), given.max_response_tokens, rollouts.generator_for(*noise_seed))
+    made = sampler.generate(prompts, noise, Sampling(given.max_response_tokens, given.temperature))
+    texts = tokenizer.batch_decode([sample.tokens for sample in made], skip_special_tokens=True)
+    return [{"response": text, "num_tokens": len(s.tokens), "truncated": s.truncated} for text, s in zip(texts, made)]
+
+
+def _ready(settings: PPOSettings, device_name: str, out: Path) -> tuple[Any, Sampler]:
+    name = str(settings.model)
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device_name == "auto" else device_name)
+    tokenizer = load_tokenizer(name)
+    model = load_model(name, seed=settings.seed, dtype=compute_dtype(settings.dtype, device), tokenizer=tokenizer).to(device).eval()
+    model.requires_grad_(False)
+    vocab_size = min(len(tokenizer), model.get_input_embeddings().weight.shape[0])
+    sampler = make_sampler(settings, model, tokenizer, vocab_size, out)
+    sampler.wake()
+    sampler.load_weights(0)
+    return tokenizer, sampler
 
 
 def rollout_settings(given: "CountdownSettings") -> PPOSettings:
