@@ -40,7 +40,7 @@ class MathSettings:
     plain_text: tuple[Path, ...] = option((), "Parquet with `text`: the loss on it, for forgetting; repeat")
     out: Path | None = option(None, "Folder for responses/, math.json and manifest.json", hashed=False)
     limit: int | None = option(None, "Only the first N problems of each file", at_least=1)
-    template: str = option("Question: {problem}\nPut the final answer in \\boxed{}.\nAnswer:", "Text with {problem}")
+    template: str = option("Question: {problem} Put the final answer in \\boxed{}. Answer:", "Text with {problem}")
     temperature: float = option(0.0, "0 is greedy", at_least=0)
     max_prompt_tokens: int = option(1024, "Longer prompts are refused and counted", at_least=1)
     max_response_tokens: int = option(512, "Tokens of a response", at_least=1)
