@@ -113,7 +113,7 @@ def read(response: str, numbers: Sequence[int], target: int) -> tuple[Trace, str
     spans: list[Span] = []
     tries: list[_Try] = []
     tried: set[str] = set()
-    made: dict[int, list[int]] = {}  # result of a step -> the given numbers it has used up
+    made: dict[int, list[list[int]]] = {}  # result of a step -> the given numbers it has used up, for each time it was made
     for found in _CHAIN.finditer(text):
         chain = found.group(0)
         if "=" not in chain or len(chain) > MAX_CHAIN_CHARS:
@@ -144,7 +144,7 @@ def read(response: str, numbers: Sequence[int], target: int) -> tuple[Trace, str
             tried.add(expression)
             made.clear()
         elif leaves is not None and stated is not None and stated.denominator == 1:
-            made[abs(int(stated))] = leaves  # `28 + (-65)` uses a -65 made before
+            made.setdefault(abs(int(stated)), []).append(leaves)  # `28 + (-65)` uses a -65 made before
         verdict = _verdict(text[found.end() : found.end() + 120], target)
         if verdict is not None and stated is not None:
             if leaves != wanted and verdict is False and stated != target:
@@ -210,7 +210,7 @@ def _balanced(side: str) -> str:
     return side
 
 
-def _leaves(used: Sequence[int], wanted: Sequence[int], made: dict[int, list[int]]) -> list[int] | None:
+def _leaves(used: Sequence[int], wanted: Sequence[int], made: dict[int, list[list[int]]]) -> list[int] | None:
     """The given numbers behind an expression, results of earlier steps taken apart; None when there are others or too many.
 
     A number that is both given and made (`14 - 13 = 1, 6 * 1 = 6, 6 + 4 = 10`) is read as what accounts for most of the given numbers.
@@ -227,15 +227,14 @@ def _leaves(used: Sequence[int], wanted: Sequence[int], made: dict[int, list[int
                 for number in left:
                     best.remove(number)
             continue
-        for leaves in ([used[place]], made.get(used[place])):
+        for leaves in ([used[place]], *made.get(used[place], ())):
             rest = list(left)
-            for leaf in leaves or ():
+            for leaf in leaves:
                 if leaf not in rest:
                     break
                 rest.remove(leaf)
             else:
-                if leaves:
-                    states.append((place + 1, rest))
+                states.append((place + 1, rest))
     return best
 
 

@@ -32,6 +32,7 @@ class TinyConfig:
 # About this many parameters with the 349 tokens of the tiny tokenizer; grouped-query attention on, as in Llama-3.2.
 SIZES = {
     "0.4M": TinyConfig(hidden=96, layers=4, heads=4, kv_heads=2, intermediate=256),
+    "0.6M": TinyConfig(hidden=128, layers=3, heads=4, kv_heads=2, intermediate=384),
     "1M": TinyConfig(hidden=128, layers=5, heads=4, kv_heads=2, intermediate=384),
     "3M": TinyConfig(hidden=192, layers=7, heads=6, kv_heads=2, intermediate=544),
     "10M": TinyConfig(hidden=320, layers=9, heads=5, kv_heads=5, intermediate=768),
