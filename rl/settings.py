@@ -137,9 +137,11 @@ TINY = FOUR_HABITS | {
     "template": "short",
     "bos": "auto",
     "format_reward": 0.0,
+    "lam": 0.95,
     "actor_learning_rate": 1e-4,
-    "critic_learning_rate": 3e-4,
+    "critic_learning_rate": 1e-3,
     "critic_updates_per_step": 4,
+    "critic_warmup_steps": 3,
     "entropy_coefficient": 0.0,
     "eval_tasks": 250,
 }

@@ -51,7 +51,7 @@ class WarmstartSettings:
 
     out: Path | None = option(None, "Folder for primed.parquet and manifest.json", hashed=False)
     tasks: Path | None = option(None, "Folder or file of `rl tasks`; only its training split is used")
-    num_traces: int = option(150_000, "Traces to write; tasks repeat, tries differ")
+    num_traces: int = option(60_000, "Traces to write; tasks repeat, tries differ")
     give_up: float = option(0.4, "Chance that a trace ends after a try that does not fit")
     max_tries: int = option(8, "Most tries of a trace")
     max_result: int = option(30, "Largest result of an operation in a try")
