@@ -1,7 +1,7 @@
 #!/bin/sh
 # PPO on a CPU, end to end: tasks, a warm start of 0.6M parameters, three seeds of PPO, and what each gained on unseen tasks.
 #
-#     sh runs/learn_countdown.sh [FOLDER]        # about an hour and a half on one core; the same line goes on after an interruption
+#     sh runs/learn_countdown.sh [FOLDER]        # the same line goes on after an interruption
 set -eu
 out=${1:-learn_countdown}
 
