@@ -9,6 +9,7 @@ from typing import Any
 # pipelines/, which stands above this package; this table is the one place where it is named here.
 _PUBLIC = {
     "classify": ("pipelines.classify", "curate.classification", "ClassifySettings"),
+    "plan": ("pipelines.plan", "curate.planning", "PlanSettings"),
     "frequencies": ("pipelines.frequencies", "curate.prevalence", "FrequenciesSettings"),
     "audit": ("pipelines.audit", "curate.auditing.settings", "AuditSettings"),
     "topics": ("pipelines.topics", "curate.topics", "TopicsSettings"),

@@ -12,6 +12,7 @@ from curate.records.manifest import Manifest
 from curate.records.settings import to_dict
 from pipelines.executors import RunOptions, execute
 from pipelines.ledger import Ledger, make_chunks
+from pipelines.plan import before_labelling
 from pipelines.stage import begin, engine_identity, finish
 from pipelines.steps import ReadCorpus, WriteChunks
 
@@ -27,22 +28,23 @@ class Labelled:
     names: list[str]
 
 
-def classify(settings: ClassifySettings) -> Manifest:
+def classify(settings: ClassifySettings, planned: bool = False) -> Manifest:
     """Label every document of a corpus: the probability of each behavior, of a problem and of a solution.
 
     Documents are read whole, in windows of whole paragraphs. In mode `score` each question costs one token; in mode `rationale` the
     judge reasons, quotes its evidence, which must stand in the document, and counts. The output folder holds one Parquet part a
-    chunk; interrupt and repeat the command as you like, finished chunks are kept and each row is written exactly once.
+    chunk; interrupt and repeat the command as you like, finished chunks are kept and each row is written exactly once. What it will
+    take is printed first; where texts leave this machine, or it is much, it is asked for once (`--yes` agrees beforehand).
     """
     started = time.monotonic()
     settings = settings.resolved()
-    done = label_corpus(settings, "classify", settings.labelling())
+    done = label_corpus(settings, "classify", settings.labelling(), planned)
     notes = {"behaviors": done.names, "copies_skipped": done.copies}
     return finish(done.ledger, settings, started, done.failed, done.prompt_hash, notes)
 
 
-def label_corpus(settings: ClassifySettings, stage: str, labelling: Labelling) -> Labelled:
-    """Everything of a labelling stage but its manifest: read what is missing, label, write parts."""
+def label_corpus(settings: ClassifySettings, stage: str, labelling: Labelling, planned: bool = False) -> Labelled:
+    """Everything of a labelling stage but its manifest: plan (unless `planned` already), read what is missing, label, write parts."""
     out = require(settings.out, "out", "the folder to write to")
     method = labelling.method()
     engine_identity(settings)
@@ -51,6 +53,8 @@ def label_corpus(settings: ClassifySettings, stage: str, labelling: Labelling) -
     behaviors = load_behaviors(settings.behaviors)
     hashed = {**to_dict(settings, hashed_only=True), "prompt_hash": method.hash(), "behaviors_hash": behaviors_hash(behaviors)}
     ledger = Ledger(out, stage, hashed, chunks)
+    if not planned:
+        before_labelling(stage, settings, ledger.missing(), labelling)
     begin(ledger)
     pipeline = [
         ReadCorpus(ledger, settings.text_key, settings.id_key, settings.max_chars),

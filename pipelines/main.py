@@ -12,6 +12,7 @@ from curate.calibration import CalibrateSettings
 from curate.classification import ClassifySettings
 from curate.comparison import CompareSettings
 from curate.matching import MatchSettings
+from curate.planning import PlanSettings
 from curate.prevalence import FrequenciesSettings
 from curate.records.command import add_command, new_app
 from curate.reporting import ReportSettings
@@ -26,6 +27,7 @@ from pipelines.status import DatasetsSettings, DoctorSettings, StatusSettings
 # Settings and the module of the command, whose function has the command's name.
 COMMANDS: dict[str, tuple[type, str]] = {
     "datasets": (DatasetsSettings, "pipelines.status"),
+    "plan": (PlanSettings, "pipelines.plan"),
     "classify": (ClassifySettings, "pipelines.classify"),
     "frequencies": (FrequenciesSettings, "pipelines.frequencies"),
     "sensitivity": (SensitivitySettings, "pipelines.sensitivity"),

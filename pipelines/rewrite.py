@@ -14,6 +14,7 @@ from curate.rewrite_prompts import rewriting_hash
 from curate.rewriting import Rewrite, RewriteSettings, check_arms
 from pipelines.executors import RunOptions, execute
 from pipelines.ledger import Ledger, make_chunks
+from pipelines.plan import before_rewriting
 from pipelines.stage import begin, engine_identity, finish, part_files
 from pipelines.steps import ReadTable, WriteChunks
 
@@ -39,6 +40,7 @@ def rewrite(settings: RewriteSettings) -> Manifest:
     prompt_hash = rewriting_hash(behaviors, habits)
     hashed = {**to_dict(settings, hashed_only=True), "prompt_hash": prompt_hash, "behaviors_hash": behaviors_hash(behaviors)}
     ledger = Ledger(out, "rewrite", hashed, chunks)
+    before_rewriting("rewrite", settings, sum(chunk.num_rows for chunk in ledger.missing()))
     begin(ledger)
     pipeline = [ReadTable(ledger), AttachText(files, text_key), Rewrite(settings, habits), WriteChunks(ledger, schemas.QA)]
     execute(pipeline, ledger, RunOptions.of(settings))

@@ -2,7 +2,8 @@
 
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,13 @@ class RunSettings:
         "vllm", "Engine of rewrite; extract takes human questions and answers as they are.", choices=(*ENGINES, "extract")
     )
     base_url: str | None = option(None, "Address of the endpoint (openai).")
+    price_in: float = option(0.0, "Dollars per million prompt tokens (openai).", at_least=0)
+    price_out: float = option(0.0, "Dollars per million generated tokens (openai).", at_least=0)
+    yes: bool = option(
+        False, "Agree beforehand to what would be asked: texts that leave this machine, work above a threshold.", secret=True
+    )
+    ask_above_hours: float = option(24.0, "Ask before work of more than this many hours, GPU-hours where there are GPUs.")
+    ask_above_dollars: float = option(1.0, "Ask before spending more than this (needs the prices).")
     behaviors: Path | None = option(None, "TOML file that adds or replaces behaviors.")
     arms: str = option("pairs", "pairs: each selected document twice; 2x2: each free one too; paper: the published pair.", choices=ARMS)
     habits: tuple[str, ...] = option(("any",), "Behaviors that make a document selected: any, or names.")
@@ -68,6 +76,7 @@ def run(settings: RunSettings) -> None:
     import pipelines.classify
     import pipelines.frequencies
     import pipelines.match
+    import pipelines.plan
     import pipelines.report
     import pipelines.rewrite
     import pipelines.select
@@ -88,6 +97,10 @@ def run(settings: RunSettings) -> None:
         name: build(kind, stage_settings(settings, name, kind, out), overrides.get(name, {})) for name, (kind, _) in commands.items()
     }
     preflight(built)
+    planned = pipelines.plan.before_run(built["classify"], built["rewrite"], built["verify"])
+    if planned:  # it was asked for once: the stages need not ask again
+        commands["classify"] = (ClassifySettings, partial(pipelines.classify.classify, planned=True))
+        built |= {name: replace(built[name], yes=True) for name in ("classify", "rewrite", "verify")}
     failures = []
     with keep_engines():
         for number, name in enumerate(STAGES, start=1):

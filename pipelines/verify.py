@@ -18,6 +18,7 @@ from curate.verification import FIDELITY_FILE, AsPassage, VerifySettings, agains
 from curate.windows import default_window_chars
 from pipelines.executors import RunOptions, execute
 from pipelines.ledger import Ledger, make_chunks
+from pipelines.plan import before_rewriting
 from pipelines.sources import selection_notes, sources_of
 from pipelines.stage import begin, engine_identity, finish, part_files, read_table
 from pipelines.steps import ReadTable, WriteChunks
@@ -40,6 +41,7 @@ def verify(settings: VerifySettings) -> Manifest:
     chunks = make_chunks(part_files(folder, "rewrite"), settings.chunk_rows, settings.limit)
     hashed = {**to_dict(settings, hashed_only=True), "prompt_hash": prompt_hash, "behaviors_hash": behaviors_hash(behaviors)}
     ledger = Ledger(out, "verify", hashed, chunks)
+    before_rewriting("verify", settings, sum(chunk.num_rows for chunk in ledger.missing()))
     begin(ledger)
     schema = pa.schema(
         [*schemas.labels(names), pa.field("pair_id", pa.string()), pa.field("cell", pa.string()), pa.field("target", pa.list_(pa.string()))]

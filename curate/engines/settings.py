@@ -43,6 +43,12 @@ class EngineSettings:
     price_in: float = option(0.0, "Dollars per million prompt tokens (openai).", hashed=False, at_least=0)
     price_out: float = option(0.0, "Dollars per million generated tokens (openai).", hashed=False, at_least=0)
 
+    yes: bool = option(
+        False, "Agree beforehand to what would be asked: texts that leave this machine, work above a threshold.", secret=True
+    )
+    ask_above_hours: float = option(24.0, "Ask before work of more than this many hours, GPU-hours where there are GPUs.", hashed=False)
+    ask_above_dollars: float = option(1.0, "Ask before spending more than this (needs the prices).", hashed=False)
+
     def chat_template_text(self) -> str | None:
         """The template's text, or None for the tokenizer's own."""
         if self.chat_template is None:
