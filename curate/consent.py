@@ -2,26 +2,37 @@
 
 import ipaddress
 import sys
-from urllib.parse import urlsplit
 
 from curate.engines.settings import EngineSettings
 from curate.records.errors import UserError
 
+OWN_ENGINES = ("vllm", "student", "extract")  # they run here, whatever --base-url says
 
-def is_loopback(url: str | None) -> bool:
-    """Whether an address is this machine's own: localhost, 127.0.0.0/8, ::1. Any other name is taken for another machine."""
-    host = urlsplit(url or "").hostname or ""
-    if host == "localhost" or host.endswith(".localhost"):
+
+def is_loopback(url: str) -> bool:
+    """Whether an address is this machine's own: localhost, 127.0.0.0/8, ::1. Any other name is taken for another machine.
+
+    Read by httpx, as the engine reads it: two readings of one address could differ. An address that is none is nowhere.
+    """
+    import httpx
+
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        return True
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        return True  # the engine refuses it
+    if parsed.host == "localhost" or parsed.host.endswith(".localhost"):
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(parsed.host).is_loopback
     except ValueError:
         return False
 
 
 def leaves_machine(settings: EngineSettings) -> bool:
     """Whether the texts are sent to another machine."""
-    return settings.engine == "openai" and bool(settings.base_url) and not is_loopback(settings.base_url)
+    return settings.base_url is not None and settings.engine not in OWN_ENGINES and not is_loopback(settings.base_url)
 
 
 def agree(what: str, yes: bool) -> None:

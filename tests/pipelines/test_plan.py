@@ -162,13 +162,16 @@ def test_a_rate_is_applied_to_its_unit() -> None:
         ("http://10.0.0.1/v1", False),
         ("http://localhost.evil.com/v1", False),
         ("http://0.0.0.0/v1", False),
-        (None, False),
+        ("http://127.0.0.1@evil.com/v1", False),
+        ("http://evil.com#@127.0.0.1/v1", False),
+        ("localhost:1", True),  # no address at all: the engine refuses it
     ],
 )
-def test_only_this_machine_is_this_machine(url: str | None, own: bool) -> None:
+def test_only_this_machine_is_this_machine(url: str, own: bool) -> None:
     assert is_loopback(url) is own
 
 
+@pytest.mark.slow
 def test_no_text_leaves_unasked(server: Endpoint, tmp_path: Path) -> None:
     """Every command that could send a text, without a terminal and without --yes: one line, exit code 2, nothing begun."""
     corpus = write_jsonl(tmp_path / "a.jsonl", documents(12))
