@@ -181,6 +181,8 @@ def stage_plan(stage: str, work: Workload, settings: EngineSettings, rate: Rate 
         if settings.engine == "vllm" and settings.model != EMBEDDED:
             result.gpu_hours = result.seconds * (engines * settings.tensor_parallel_size / 3600)
     if settings.engine == "openai" and (settings.price_in or settings.price_out):
+        if settings.max_dollars is not None:
+            result.notes.append(f"stops at --max-dollars {settings.max_dollars:g}; finished chunks are kept")
         result.dollars = work.prompt_tokens * (settings.price_in / 1e6) + work.answer_tokens * (settings.price_out / 1e6)
     if stage != "rewrite":
         result.disk_bytes = Range(*LABEL_BYTES_A_DOCUMENT) * work.documents
@@ -252,7 +254,7 @@ def say_and_ask(plans: Sequence[tuple[StagePlan, EngineSettings]], settings: Eng
         print("\n".join(item.lines()), flush=True)
     away = [f"{item.work.documents:,} documents ({item.stage}) are sent to {own.base_url}" for item, own in plans if leaves_machine(own)]
     reasons = [", ".join(away)] if away else []
-    dollars = sum(item.dollars.likely for item, _ in plans if item.dollars)
+    dollars = sum(_spent(item, own) for item, own in plans)
     if dollars > settings.ask_above_dollars:
         reasons.append(f"about ${dollars:,.2f} are spent (more than --ask-above-dollars {settings.ask_above_dollars:g})")
     hours = sum((item.gpu_hours.likely if item.gpu_hours else item.seconds.likely / 3600) for item, _ in plans if item.seconds)
@@ -261,3 +263,9 @@ def say_and_ask(plans: Sequence[tuple[StagePlan, EngineSettings]], settings: Eng
         reasons.append(f"about {hours:,.0f} {unit} are taken (more than --ask-above-hours {settings.ask_above_hours:g})")
     if reasons:
         agree(" and ".join(reasons), settings.yes)
+
+
+def _spent(item: StagePlan, settings: EngineSettings) -> float:
+    """Dollars that a stage is likely to cost: not more than its budget, at which it stops."""
+    likely = item.dollars.likely if item.dollars else 0.0
+    return likely if settings.max_dollars is None else min(likely, settings.max_dollars)
