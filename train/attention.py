@@ -1,8 +1,8 @@
 """Attention that cannot cross documents, and the start-up check that proves it on the loaded model.
 
 A packed batch is one row (1, T) of documents end to end. The boundaries are passed along with it, and attention runs document by document:
-through torch's variable-length flash kernel on a GPU, as one causal call per document elsewhere. No mask of T x T is ever made, and the
-work is the sum of squared lengths. transformers' own way (reset `position_ids`, no `attention_mask`, cache off) isolates as well, but
+through torch's variable-length flash kernel on a GPU, one after another elsewhere (`train.causal_cpu`). No mask of T x T is ever made, and
+the work is the sum of squared lengths. transformers' own way (reset `position_ids`, no `attention_mask`, cache off) isolates as well, but
 fails silently when any of the three is forgotten, and makes the mask.
 
 Without boundaries (generation, padded batches) the same implementation is transformers' `sdpa`, masks included.
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from curate.records.errors import UserError
+from train.causal_cpu import documents_attention
 from train.packing import Row, join_rows, pack_rows
 
 NAME = "fourhabits_packed"
@@ -82,10 +83,13 @@ def _attention(module: Any, query: Tensor, key: Tensor, value: Tensor, attention
 
 @torch.compiler.disable
 def _document_by_document(query: Tensor, key: Tensor, value: Tensor, lengths: list[int], scale: float | None) -> Tensor:
+    if (groups := query.shape[1] // key.shape[1]) > 1:
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    if query.device.type == "cpu" and query.dtype in (torch.float32, torch.float64) and query.shape[3] == value.shape[3]:
+        return documents_attention(query, key, value, lengths, scale).transpose(1, 2)
     # split and cat, not slices: the gradient of a slice is a zero-filled tensor of the whole row
     parts = zip(*(x.split(lengths, dim=2) for x in (query, key, value)))
-    grouped = query.shape[1] != key.shape[1]
-    outs = [F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=grouped) for q, k, v in parts]
+    outs = [F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale) for q, k, v in parts]
     return torch.cat(outs, dim=2).transpose(1, 2)
 
 

@@ -13,25 +13,28 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import Tensor
 
 from curate.records.command import require
-from curate.records.errors import UserError
+from curate.records.errors import EngineError, UserError
 from curate.records.manifest import FILE_NAME as MANIFEST
 from curate.records.manifest import Manifest
 from curate.records.settings import to_dict
+from train.allocator import keep_freed_memory
 from train.attention import check_isolation
 from train.batches import Batches, StepRows, empty_row
 from train.checkpoint import check_settings, checkpoints, generator_states, load_latest, restore_generators, save_checkpoint
 from train.data import Documents, check_loss_setting, load_documents, split_heldout
 from train.export import export_model
 from train.flops import peak_flops, training_flops
+from train.lora import add_lora, merge_lora
 from train.metrics import FILE_NAME as METRICS
-from train.metrics import Live, MetricsFile, make_trackers, peak_memory_gb
+from train.metrics import Live, MetricsFile, Tracker, make_trackers, peak_memory_gb
 from train.model import DTYPES, CausalLoss, compute_dtype, is_tied, load_model, load_tokenizer, loss_inputs, source_dtype
+from train.norms import use_few_passes
 from train.onednn import use_onednn
-from train.optimizers import add_lora, make_optimizer, merged_weights
+from train.optimizers import make_optimizer
 from train.schedule import learning_rate
 from train.settings import TrainSettings, resolve
 from train.signals import StopRequest, stop_on_signals
@@ -80,7 +83,13 @@ def train(stage: str, settings: TrainSettings) -> None:
             print(f"{out} is finished ({num_steps} updates); nothing to do", file=sys.stderr)
         return
     with stop_on_signals() as stop:
-        run.go(stop)
+        try:
+            run.go(stop)
+        except torch.OutOfMemoryError as error:
+            raise EngineError(
+                f"the GPU is out of memory in step {run.progress.step + 1} with micro-batches of {run.micro_batch_tokens:,} tokens: halve "
+                f"--micro-batch-tokens, or see what `train plan` names ({str(error).strip().splitlines()[0]})"
+            ) from None
     if accelerator.is_main_process:
         run.finish(time.monotonic() - started)
     accelerator.wait_for_everyone()
@@ -90,7 +99,9 @@ def make_accelerator(settings: TrainSettings) -> Accelerator:
     """accelerate's view of the processes; bfloat16 compute only where asked for or on a GPU."""
     on_gpu = torch.cuda.is_available()
     dtype = compute_dtype(settings.dtype, torch.device("cuda" if on_gpu else "cpu"))
-    return Accelerator(cpu=not on_gpu, mixed_precision="bf16" if dtype == torch.bfloat16 else "no")
+    # without views DDP holds the gradients twice
+    ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+    return Accelerator(cpu=not on_gpu, mixed_precision="bf16" if dtype == torch.bfloat16 else "no", kwargs_handlers=[ddp])
 
 
 def make_batches(documents: Documents, chosen: list[int], settings: TrainSettings, pad_id: int | None = None) -> Batches:
@@ -183,6 +194,8 @@ class Run:
             print(f"packing self-check: packed and separate logits differ by {difference:.1g}", file=sys.stderr, flush=True)
         if self.device.type == "cpu" and not settings.compile:
             use_onednn(lm)
+            use_few_passes(lm)
+            keep_freed_memory()
         self.lm, self.config, tied = lm, lm.config, is_tied(lm)
         if settings.lora_rank:
             add_lora(lm, settings.lora_rank)
@@ -207,22 +220,35 @@ class Run:
         """Updates until the end, a stop request, or too many updates without a finite gradient."""
         settings, main = self.settings, self.rank == 0
         metrics = MetricsFile(self.out / METRICS, self.progress.metrics_offset) if main else None
-        trackers = make_trackers(self.out, settings.tensorboard, settings.wandb, to_dict(settings)) if main else []
         live = Live(self.num_steps, self.progress.step)
-        if self.heldout and self.progress.step == 0:
-            first = self.heldout_loss()
+        trackers: list[Tracker] = []
+        if main:
+            trackers = make_trackers(self.out, settings.tensorboard, settings.wandb, to_dict(settings), self.progress.step + 1)
+        with contextlib.ExitStack() as closing:
+            for tracker in trackers:
+                closing.callback(tracker.close)
+            self.updates(stop, metrics, trackers, live)
+
+    def updates(self, stop: StopRequest, metrics: MetricsFile | None, trackers: list[Tracker], live: Live) -> None:
+        """The updates themselves."""
+        settings = self.settings
+
+        def write(line: dict[str, Any]) -> None:
             if metrics:
-                metrics.write({"step": 0, "heldout_loss": first})
+                metrics.write(line)
+            for tracker in trackers:
+                tracker.log(line["step"], line)
+
+        if self.heldout and self.progress.step == 0:
+            write({"step": 0, "heldout_loss": self.heldout_loss()})
         while self.progress.step < self.num_steps:
             line = self.update(self.progress.step)
             step, last = self.progress.step, self.progress.step == self.num_steps
             if self.heldout and (last or step % settings.heldout_every_steps == 0):
                 line["heldout_loss"] = self.heldout_loss()
+            write(line)
             if metrics:
-                metrics.write(line)
                 live.show(line)
-                for track in trackers:
-                    track(step, line)
             if self.progress.skipped > settings.max_skipped_steps:
                 newest = next(reversed(checkpoints(self.out / "checkpoints")), None)
                 raise UserError(
@@ -315,14 +341,13 @@ class Run:
         self.accelerator.wait_for_everyone()
 
     def finish(self, seconds: float) -> None:
-        """Export the model and write the manifest; rank 0 only, from the checkpoint just saved when the weights are sharded."""
+        """Export the model and write the manifest; rank 0 only, from the checkpoint just saved (the weights may be sharded)."""
         lm = unwrap(self.model).lm
+        found = load_latest(self.out / "checkpoints")
+        assert found is not None
+        weights = {name.removeprefix("lm."): value for name, value in found.state["model"].items()}
         if self.settings.lora_rank:
-            weights = merged_weights(lm)
-        else:
-            found = load_latest(self.out / "checkpoints")
-            assert found is not None
-            weights = {name.removeprefix("lm."): value for name, value in found.state["model"].items()}
+            weights = merge_lora(weights)
         name = self.settings.export_dtype
         dtype = source_dtype(self.settings.model) if name == "auto" else DTYPES[name]
         export_model(lm, self.tokenizer, self.out / "model", dtype=dtype, weights=weights)

@@ -11,15 +11,25 @@ import resource
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from curate.records.errors import UserError, output_error
+from curate.records.errors import output_error
 from curate.records.progress import format_seconds
 
 FILE_NAME = "metrics.jsonl"
 LINE_EVERY_SECONDS = 10.0
+
+
+class Tracker(Protocol):
+    """Something that reports metrics lines elsewhere."""
+
+    def log(self, step: int, line: dict[str, Any]) -> None:
+        """Report one line of metrics.jsonl."""
+
+    def close(self) -> None:
+        """Called once, also after an error."""
 
 
 class MetricsFile:
@@ -81,27 +91,15 @@ def peak_memory_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def make_trackers(out: Path, tensorboard: bool, wandb: str | None, settings: dict[str, Any]) -> list[Any]:
-    """Functions (step, line) that also report elsewhere. Raises UserError when a package is absent."""
-    trackers: list[Any] = []
+def make_trackers(out: Path, tensorboard: bool, wandb: str | None, settings: dict[str, Any], first_step: int = 0) -> list[Tracker]:
+    """The optional reports that were asked for. Raises UserError when a package is absent."""
+    trackers: list[Tracker] = []
     if tensorboard:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise UserError("--tensorboard needs the package tensorboard: pip install tensorboard") from None
-        writer = SummaryWriter(str(out / "tensorboard"))
+        from train.tensorboard_log import TensorBoardLog
 
-        def to_tensorboard(step: int, line: dict[str, Any]) -> None:
-            for key, value in line.items():
-                if value is not None:
-                    writer.add_scalar(key, value, step)
-
-        trackers.append(to_tensorboard)
+        trackers.append(TensorBoardLog(out, first_step))
     if wandb:
-        try:
-            import wandb as wandb_package
-        except ImportError:
-            raise UserError("--wandb needs the package wandb: pip install wandb") from None
-        run = wandb_package.init(project=wandb, dir=str(out), name=out.name, id=out.name, resume="allow", config=settings)
-        trackers.append(lambda step, line: run.log(line, step=step))
+        from train.wandb_log import WandbLog
+
+        trackers.append(WandbLog(out, wandb, settings))
     return trackers

@@ -66,19 +66,22 @@ def load_model(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, 
     """A causal language model with weights in `dtype` (float32 master weights by default) and packed attention.
 
     `tiny` or `tiny:SIZE` makes a random one; a training run's output folder may be given as such. Raises UserError when it cannot be
-    loaded, has fewer embeddings than the tokenizer has tokens, has weights that are not finite, or dropout.
+    loaded, lacks weights, has fewer embeddings than the tokenizer has tokens, has weights that are not finite, or dropout.
     """
     if name.split(":")[0] == "tiny":
         size = name.partition(":")[2] or "0.4M"
         model: Any = make_tiny_model(size, len(tokenizer or make_tiny_tokenizer()), seed)
         model = model.to(dtype)
     else:
+        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM
 
         try:
-            model = AutoModelForCausalLM.from_pretrained(model_folder(name), dtype=dtype)
-        except (OSError, ValueError, KeyError) as error:
+            model, info = AutoModelForCausalLM.from_pretrained(model_folder(name), dtype=dtype, output_loading_info=True)
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise UserError(f"cannot load the model {name}: {_first_line(error)}") from None
+        if absent := sorted(info["missing_keys"]):  # transformers fills them with random numbers
+            raise UserError(f"the files of the model {name} lack {len(absent)} of its weights ({absent[0]}, …); fetch them again")
     rows = model.get_input_embeddings().weight.shape[0]
     if tokenizer is not None and len(tokenizer) > rows:
         raise UserError(

@@ -1,4 +1,4 @@
-"""AdamW and the two ways to make its moments smaller; the only file that imports bitsandbytes and peft."""
+"""AdamW and the two ways to make its moments smaller; the only file that imports bitsandbytes."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -70,28 +70,3 @@ class OffloadedAdamW(torch.optim.Optimizer):
                     maximize=False,
                 )
                 parameter.copy_(weight)
-
-
-def add_lora(model: Any, rank: int) -> None:
-    """Freeze the model and put low-rank adapters beside every linear layer of its decoder, in place. Raises UserError without peft."""
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError:
-        raise UserError("--lora-rank needs the package peft: pip install peft") from None
-    head = model.get_output_embeddings()
-    linear = {name.split(".")[-1] for name, part in model.named_modules() if isinstance(part, torch.nn.Linear) and part is not head}
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=sorted(linear)), model)
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
-        parameter.requires_grad_("lora_" in name)
-
-
-def merged_weights(model: Any) -> dict[str, Tensor]:
-    """The plain weights with the adapters added in, under the names of the model without them. Changes the model."""
-    from peft.tuners.lora import LoraLayer
-
-    for part in model.modules():
-        if isinstance(part, LoraLayer):
-            part.merge()  # type: ignore[operator]
-    return {name.replace(".base_layer.", "."): value for name, value in model.state_dict().items() if "lora_" not in name}

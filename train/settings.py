@@ -57,13 +57,13 @@ class TrainSettings:
     warmup_fraction: float | None = option(None, "Share of the updates spent warming up.")
     adam_beta1: float | None = option(None, "Adam's first moment.")
     adam_beta2: float | None = option(None, "Adam's second moment.")
-    adam_epsilon: float | None = option(None, "Adam's epsilon.")
-    weight_decay: float | None = option(None, "Decoupled, on all parameters as in the reference trainer.")
-    clip_grad_norm: float | None = option(None, "Global gradient norm limit; 0 turns it off.")
+    adam_epsilon: float | None = option(None, "Adam's epsilon.", at_least=0)
+    weight_decay: float | None = option(None, "Decoupled, on all parameters as in the reference trainer.", at_least=0)
+    clip_grad_norm: float | None = option(None, "Global gradient norm limit; 0 turns it off.", at_least=0)
     optimizer: str = option(
         "adamw", "adamw | adamw-8bit (bitsandbytes) | adamw-offload (moments on the CPU).", choices=("adamw", "adamw-8bit", "adamw-offload")
     )
-    lora_rank: int = option(0, "Train low-rank adapters of this rank (peft) and merge them at the end; 0 trains all weights.")
+    lora_rank: int = option(0, "Train low-rank adapters of this rank (peft) and merge them at the end; 0 trains all weights.", at_least=0)
     dtype: str = option(
         "auto",
         "Compute: bfloat16 on float32 master weights on a GPU, float32 on a CPU.",
@@ -77,7 +77,7 @@ class TrainSettings:
     heldout_every_steps: int = option(20, "Updates between held-out losses (also before the first and after the last).", hashed=False)
     save_every_steps: int = option(50, "Updates between checkpoints; the last one is always saved.", hashed=False)
     keep_last: int = option(2, "Newest checkpoints kept.", hashed=False)
-    keep_every_steps: int = option(0, "Also keep checkpoints of steps that are multiples of this; 0 keeps none.", hashed=False)
+    keep_every_steps: int = option(0, "Also keep checkpoints of steps that are multiples of this; 0 keeps none.", hashed=False, at_least=0)
     resume: bool = option(True, "Go on from the newest checkpoint in --out; --no-resume refuses a folder that has one.", hashed=False)
     max_skipped_steps: int = option(5, "Stop after this many updates skipped for NaN or infinite gradients.", hashed=False)
     export_dtype: str = option(
@@ -157,6 +157,9 @@ def resolve(settings: S) -> S:
         mistakes.append("--heldout-fraction must be from 0 to below 1")
     if not 0 <= (settings.warmup_fraction or 0) <= 1:
         mistakes.append("--warmup-fraction must be from 0 to 1")
+    for name in ("adam_beta1", "adam_beta2"):
+        if not 0 <= (getattr(settings, name) or 0) < 1:
+            mistakes.append(f"--{name.replace('_', '-')} must be from 0 to below 1")
     if settings.heldout_data is not None and settings.heldout_fraction:
         mistakes.append("give --heldout-data or --heldout-fraction, not both")
     if mistakes:
