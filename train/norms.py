@@ -57,4 +57,6 @@ def use_few_passes(model: nn.Module) -> None:
 def _same(module: nn.Module) -> bool:
     weight: Any = module.weight
     probe = torch.linspace(-3, 2, 2 * weight.shape[0], dtype=weight.dtype, device=weight.device).view(2, -1)
-    return weight.dtype == torch.float32 and torch.allclose(module(probe), _RMSNorm.apply(probe, weight, module.variance_epsilon), rtol=TOLERANCE, atol=TOLERANCE)
+    return weight.dtype == torch.float32 and torch.allclose(
+        module(probe), _RMSNorm.apply(probe, weight, module.variance_epsilon), rtol=TOLERANCE, atol=TOLERANCE
+    )

@@ -26,9 +26,7 @@ class WandbLog:
         if not id_file.is_file():
             with atomic_file(id_file) as file:
                 file.write(secrets.token_hex(8).encode())
-        self.run = wandb.init(
-            project=project, dir=str(out), name=out.name, id=id_file.read_text().strip(), resume="allow", config=settings
-        )
+        self.run = wandb.init(project=project, dir=str(out), name=out.name, id=id_file.read_text().strip(), resume="allow", config=settings)
 
     def log(self, step: int, line: dict[str, Any]) -> None:
         """One line of metrics.jsonl."""

@@ -65,7 +65,9 @@ def test_wandb_gets_every_line_and_a_resumed_run_continues_it(tmp_path, monkeypa
     assert fake.lines[-1][0] == 2 and fake.lines[-1][1]["loss"] == lines[-1]["loss"]
 
 
-@pytest.mark.parametrize(("option", "hidden", "package"), [("tensorboard", "torch.utils.tensorboard", "tensorboard"), ("wandb", "wandb", "wandb")])
+@pytest.mark.parametrize(
+    ("option", "hidden", "package"), [("tensorboard", "torch.utils.tensorboard", "tensorboard"), ("wandb", "wandb", "wandb")]
+)
 def test_absent_package_is_named(tmp_path, monkeypatch, option, hidden, package):
     monkeypatch.setitem(sys.modules, hidden, None)
     write_data(tmp_path / "data", count=10)
