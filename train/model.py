@@ -77,7 +77,8 @@ def load_model(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, 
         from transformers import AutoModelForCausalLM
 
         try:
-            model, info = AutoModelForCausalLM.from_pretrained(model_folder(name), dtype=dtype, output_loading_info=True)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(model_folder(name), dtype=dtype, output_loading_info=True)
+            model, info = loaded
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise UserError(f"cannot load the model {name}: {_first_line(error)}") from None
         if absent := sorted(info["missing_keys"]):  # transformers fills them with random numbers

@@ -88,7 +88,9 @@ def memory(config: Any, settings: TrainSettings, *, shards: int = 1, micro_batch
         moments=trained * moment_bytes / shards / GIGA,
         compute_copies=0.0 if settings.lora_rank else copies / GIGA,
         activations=activations / GIGA,
-        loss=(head * 2 + CHUNK_TOKENS * config.vocab_size * 6 + micro_batch_tokens * config.hidden_size * 4) / GIGA,
+        # the head's bfloat16 copy, a chunk of logits, the hidden states' gradient, and the head's gradient before it is added up
+        loss=(head * (2 if settings.lora_rank else 6) + CHUNK_TOKENS * config.vocab_size * 6 + micro_batch_tokens * config.hidden_size * 4)
+        / GIGA,
     )
 
 

@@ -102,6 +102,25 @@ def test_nan_weights(tmp_path, data):
         train("cpt", settings(tmp_path, model=str(tmp_path / "model")))
 
 
+def test_model_files_cut_short_or_incomplete(tmp_path, data):
+    from safetensors.torch import load_file, save_file
+
+    from train.tiny import make_tiny_model, make_tiny_tokenizer
+
+    folder = tmp_path / "model"
+    make_tiny_model("0.4M", 349, 0).save_pretrained(folder)
+    make_tiny_tokenizer().save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"lack 1 of its weights \(model.layers.1.mlp.up_proj.weight"):
+        train("cpt", settings(tmp_path, model=str(folder)))
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="cannot load the model"):
+        train("cpt", settings(tmp_path, model=str(folder)))
+
+
 def test_no_such_model(tmp_path, data):
     with pytest.raises(UserError, match="cannot load"):
         train("cpt", settings(tmp_path, model=str(tmp_path / "absent")))
@@ -197,6 +216,8 @@ def test_recipes(tmp_path, data, recipe, message):
         ({"examples_per_step": 4}, "not both"),
         ({"heldout_fraction": 1.0}, "heldout-fraction"),
         ({"max_steps": 0}, "--max-steps must be above 0"),
+        ({"adam_beta2": 1.0}, "--adam-beta2 must be from 0 to below 1"),
+        ({"lora_rank": -1}, "lora_rank"),
     ],
 )
 def test_settings_that_contradict(tmp_path, data, changes, message):

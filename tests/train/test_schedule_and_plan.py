@@ -9,6 +9,7 @@ import pytest
 
 from curate.records.errors import UserError
 from tests.train.runs import ENVIRONMENT, ROOT, write_data
+from train.flops import training_flops
 from train.plan import PlanSettings, memory, read_config, report
 from train.schedule import learning_rate
 from train.settings import CptSettings, resolve
@@ -51,6 +52,23 @@ def test_sixteen_bytes_a_parameter():
     assert need.master_weights + need.gradients + need.moments == pytest.approx(51.4, abs=0.3)
     sharded = memory(config, resolve(CptSettings()), shards=4)
     assert sharded.moments == pytest.approx(need.moments / 4)
+
+
+def test_memory_and_flops_of_the_3b_model_by_hand():
+    """3.21B parameters: float32 weights 12.8 GB, gradients 12.8, moments 25.7; 8-bit moments save 19, offload all 25.7. FLOPs: 6 N T."""
+    config = read_config("meta-llama/Llama-3.2-3B")
+    need = memory(config, resolve(CptSettings()))
+    assert (need.master_weights, need.gradients, need.moments) == pytest.approx((12.8, 12.8, 25.7), abs=0.1)
+    assert memory(config, resolve(CptSettings(optimizer="adamw-8bit"))).moments == pytest.approx(25.7 * 2.1 / 8, abs=0.1)
+    assert memory(config, resolve(CptSettings(optimizer="adamw-offload"))).moments == 0
+    lora = memory(config, resolve(CptSettings(lora_rank=64)))
+    assert lora.master_weights + lora.gradients + lora.moments < 9 and lora.master_weights > 6.4  # frozen in bfloat16
+    # never the 8.4 GB of whole logits at 16,384 tokens
+    assert need.loss < 3
+    without_attention = training_flops(config, 8_300_000, 8_300_000, 0)
+    assert without_attention == pytest.approx(6 * 3.21e9 * 8.3e6, rel=5e-3) == pytest.approx(1.6e17, rel=1e-2)
+    with_attention = training_flops(config, 8_300_000, 8_300_000, 8_300_000 * 4096)
+    assert with_attention - without_attention == pytest.approx(6 * 28 * 24 * 128 * 8.3e6 * 4096)
 
 
 def test_plan_names_a_way_to_fit(tmp_path):
