@@ -39,7 +39,7 @@ def cpu_seconds() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path, help="folder of Parquet files with a column text")
-    parser.add_argument("--documents", type=int, default=24)
+    parser.add_argument("--documents", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="another setting of classify, for trying designs")
@@ -55,9 +55,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, keep_engines(), make_engine(own) as engine:
         root = Path(folder)
         texts.write_parquet(root / "documents.parquet")
-        texts.head(2).write_parquet(root / "few.parquet")
+        texts.head(1).write_parquet(root / "few.parquet")
         own_tokens = sum(len(engine._renderer.plain(text)) for text in texts["text"])  # type: ignore[attr-defined]
-        for number in range(options.rounds + 1):  # the first round warms the engine on two documents
+        for number in range(options.rounds + 1):  # the first round warms the engine on one document
             for way, what in WAYS.items():
                 engine._threads.run(engine._llm.reset_prefix_cache())  # type: ignore[attr-defined]
                 read = str(root / ("documents.parquet" if number else "few.parquet"))

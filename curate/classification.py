@@ -177,7 +177,7 @@ class Classify(PipelineStep):
                 error = document.metadata["error"]
                 spans = [] if error else self._spans(document.text, method, engine)
                 if spans is None:
-                    error = "a window cannot be made to fit the model's context"
+                    error = "a window cannot be made to fit the model's context (--max-model-tokens)"
                 if error or not spans:
                     ready.append(_finish(document, error_row(document, error)))
                     continue
@@ -206,7 +206,7 @@ class Classify(PipelineStep):
             start, end = waiting.popleft()
             if engine.fits(method.longest(text[start:end]), method.answer_tokens):
                 spans.append((start, end))
-            elif end - start < 2:
+            elif end - start < 2 or self.labelling.way in PRESETS:  # the published layout asks of one cut document, whole
                 return None
             else:  # unusual text (other scripts, hex dumps) takes more tokens a character: halve it
                 halves = split_windows(text[start:end], (end - start + 1) // 2)

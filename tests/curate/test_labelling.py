@@ -68,8 +68,14 @@ def test_a_window_that_is_too_long_for_the_model_is_halved_and_all_of_the_text_i
 @pytest.mark.parametrize("way", ["score", "rationale", "four-habits"])
 def test_a_prompt_that_never_fits_is_an_error(way: str) -> None:
     row = label(TEXT, Small(0), way=way, first_only=way == "four-habits")
-    assert row["error"] == "a window cannot be made to fit the model's context"
+    assert row["error"] == "a window cannot be made to fit the model's context (--max-model-tokens)"
     assert "verification_score" not in row and row["num_windows"] == 0
+
+
+def test_the_published_layout_never_splits_its_document() -> None:
+    row = label(TEXT, Small(60), way="four-habits", first_only=True)
+    assert row["error"].startswith("a window cannot be made to fit")
+    assert label(TEXT, Small(100), way="four-habits", first_only=True)["num_windows"] == 1
 
 
 def test_counts_are_added_up_over_windows() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from curate.rationale import Haystack, Verdict, read_verdict
 from tests.endpoint import Endpoint, completion
-from tests.helpers import classify, conserved, error_line, real_data, rows_of, write_jsonl
+from tests.helpers import classify, conserved, curate, error_line, real_data, rows_of, write_jsonl
 
 BEHAVIORS = ["verification", "backtracking", "subgoal_setting", "backward_chaining"]
 TEXT = "What is 6 * 7?\n\nIt is  42.\nCheck: 42 / 7\t= 6, “as it should be” – so it holds."
@@ -165,3 +165,12 @@ def test_an_unknown_preset_or_mode_is_one_line(tmp_path: Path) -> None:
         result = classify("http://127.0.0.1:1/v1", tmp_path / "labels", "--dataset", "sample", option, "four-habit")
         assert result.exit_code == 2
         assert "is not one of" in error_line(result)
+
+
+def test_a_run_with_the_preset_is_refused_before_anything_is_labelled(tmp_path: Path) -> None:
+    """Its labels say nothing of problem and solution, so nothing could be selected."""
+    stages = tmp_path / "stages.toml"
+    stages.write_text('[classify]\npreset = "four-habits"\n')
+    options = ("--label-engine", "openai", "--rewrite-engine", "openai", "--base-url", "http://127.0.0.1:1/v1", "--model", "fake")
+    result = curate("run", *options, "--dataset", "sample", "--stages", stages, "--out", tmp_path / "run", "--tokenizer", "smollm2-135m")
+    assert result.exit_code == 2 and "say nothing of problem and solution" in error_line(result)
