@@ -39,7 +39,7 @@ def cpu_seconds() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path, help="folder of Parquet files with a column text")
-    parser.add_argument("--documents", type=int, default=12)
+    parser.add_argument("--documents", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="another setting of classify, for trying designs")
