@@ -65,16 +65,27 @@ def category_differences(first: Sequence[str], second: Sequence[str]) -> tuple[f
     return float(differences[worst]), float(np.abs(gap).sum() / 2), str(names[worst])
 
 
-def comparable(frame: "pl.DataFrame") -> "pl.DataFrame":
-    """`frame` with the covariates that exist only for comparing: log2 of characters, and where a document is from."""
+Frames = tuple["pl.DataFrame", "pl.DataFrame"]
+
+
+def comparable(before: Frames, after: Frames) -> list[Frames]:
+    """The frames with the covariates that exist only for comparing: log2 of characters, and where a document is from, by the hosts
+    that are common before matching."""
     import polars as pl
 
-    return frame.with_columns(pl.col("num_chars").log(2).alias("log2_chars"), origin().alias("origin"))
+    both = pl.concat([frame.select("source", "source_file", "url") for frame in before])
+    named = both.with_columns(origin()).unique(["source", "source_file", "url"])
+
+    def completed(frame: "pl.DataFrame") -> "pl.DataFrame":
+        joined = frame.join(named, on=["source", "source_file", "url"], how="left", nulls_equal=True, maintain_order="left")
+        return joined.with_columns(pl.col("num_chars").log(2).alias("log2_chars"))
+
+    return [(completed(first), completed(second)) for first, second in (before, after)]
 
 
 def compare(
-    before: tuple["pl.DataFrame", "pl.DataFrame"],
-    after: tuple["pl.DataFrame", "pl.DataFrame"],
+    before: Frames,
+    after: Frames,
     names: tuple[str, str],
     match_on: Sequence[str],
 ) -> list[dict[str, Any]]:
@@ -82,7 +93,7 @@ def compare(
 
     `kind` is `matched`, `held out`, or `behavior` for what the arms are meant to differ in. Covariates that no row has are left out.
     """
-    before, after = (tuple(comparable(frame) for frame in frames) for frames in (before, after))  # type: ignore[assignment]
+    before, after = comparable(before, after)
     matched = [MATCHED_COLUMNS[name] for name in match_on]
     scores = [name for name in after[0].columns if name.endswith("_score")]
     behaviors = [name for name in scores if name not in HELD_OUT and not name.endswith(("_problem_score", "_solution_score"))]
@@ -96,9 +107,7 @@ def compare(
     return rows
 
 
-def _row(
-    name: str, before: tuple["pl.DataFrame", "pl.DataFrame"], after: tuple["pl.DataFrame", "pl.DataFrame"], arms: tuple[str, str]
-) -> dict[str, Any]:
+def _row(name: str, before: Frames, after: Frames, arms: tuple[str, str]) -> dict[str, Any]:
     import polars as pl
 
     if after[0].schema[name] == pl.String:

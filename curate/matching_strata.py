@@ -49,11 +49,16 @@ def check_match_on(names: Sequence[str]) -> list[str]:
 
 
 def origin() -> "pl.Expr":
-    """The source of a document: as the corpus names it, or the host of its address where the corpus has only files."""
+    """The source of a document: as the corpus names it, or the host of its address where the corpus has only files.
+
+    Hosts with fewer than RARE_HOST documents in the frame count as one.
+    """
     import polars as pl
 
-    host = pl.col("url").str.extract(r"^[a-z]+://(?:www\.)?([^/:?#]+)", 1)
-    return pl.when(pl.col("source") == pl.col("source_file")).then(pl.coalesce(host, "source")).otherwise(pl.col("source"))
+    unnamed = pl.col("source") == pl.col("source_file")
+    host = pl.coalesce(pl.col("url").str.extract(r"^[a-z]+://(?:www\.)?([^/:?#]+)", 1), "source")
+    rare = pl.when(pl.len().over(host) < RARE_HOST).then(pl.lit("rare hosts")).otherwise(host)
+    return pl.when(unnamed).then(rare).otherwise(pl.col("source")).alias("origin")
 
 
 def order_keys(content: "pl.Series", seed: int) -> np.ndarray:
@@ -120,12 +125,9 @@ def continuous(frame: "pl.DataFrame", name: str) -> np.ndarray:
 
 
 def _bins(frame: "pl.DataFrame", name: str) -> np.ndarray:
-    import polars as pl
 
     if name == "source":
-        named = frame.select(origin().fill_null("unknown").alias("origin"), pl.col("source") == pl.col("source_file"))
-        many = pl.len().over("origin") >= RARE_HOST
-        return _codes(named.select(pl.when(many | ~pl.col("source")).then("origin").otherwise(pl.lit("rare hosts")))["origin"])
+        return _codes(frame.select(origin().fill_null("unknown")).to_series())
     if name == "topic":
         return _codes(frame["topic"].fill_null("unknown"))
     values = continuous(frame, name)
