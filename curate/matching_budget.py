@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 GOOD_DIFFERENCE = 0.05  # standard deviations
+EXACT_BLOCKS = 1_000  # up to here an integer program finds the best choice in seconds; beyond it, single changes are good enough
 AIM = 0.8  # of the bound: what is aimed at, because the bound is checked with the standard deviations of the final sets
 
 
@@ -28,13 +29,22 @@ def choose_blocks(tokens: np.ndarray, order: Sequence[int], budget: int, toleran
     While the largest and the smallest total differ by more than `tolerance` (a share of the largest), or a covariate by more than
     GOOD_DIFFERENCE in the mean, one change at a time brings the arms closer: an unused block comes in, else one is exchanged for an
     unused one, else one goes out; it ends when no change helps. What fits into the room that is left then, without making the arms
-    uneven again, comes in at last. Equal numbers of examples are kept throughout.
+    uneven again, comes in at last. Equal numbers of examples are kept throughout. Of up to EXACT_BLOCKS blocks the choice is the best
+    one instead: as many tokens as possible under the same conditions, by integer programming (HiGHS).
     """
     tokens = tokens.astype(np.int64)
     blocks = _Blocks(tokens, np.zeros((0, tokens.shape[1])) if differences is None else differences, budget, tolerance)
     for index in order:
         if (blocks.totals + tokens[:, index]).max() <= budget:
             blocks.turn(index)
+    filled = blocks.inside.copy()
+    if tokens.shape[1] <= EXACT_BLOCKS and not blocks.even(blocks.totals, blocks.sums, int(filled.sum())):
+        best = blocks.best()
+        if best is not None:
+            for index in np.flatnonzero(best != blocks.inside):
+                blocks.turn(int(index))
+            chosen = [index for index in order if best[index]]
+            return Choice(chosen, tuple(int(total) for total in blocks.totals), int((filled & ~best).sum()))
     removed = 0
     while blocks.inside.sum() > 1 and not blocks.even(blocks.totals, blocks.sums, int(blocks.inside.sum())):
         change = blocks.evening()
@@ -72,6 +82,35 @@ class _Blocks:
     def even(self, totals: np.ndarray, sums: np.ndarray, count: int) -> bool:
         """Whether arms of `count` blocks with these totals and sums are alike enough."""
         return bool(np.ptp(totals) <= self.tolerance * totals.max()) and bool((np.abs(sums) <= AIM * GOOD_DIFFERENCE * count).all())
+
+    def best(self) -> np.ndarray | None:
+        """The choice with the most tokens among those that are even, as a mask (N,); None when there is none but the empty one.
+
+        All conditions are linear in what is inside; blocks that the draw chose count a hundredth more than others.
+        """
+        from scipy.optimize import Bounds, LinearConstraint, milp
+
+        arms, count = self.tokens.shape
+        rows = [*self.tokens.astype(float)]
+        highest = [float(self.budget)] * arms
+        for first in range(arms):
+            for other in range(arms):
+                if first != other:
+                    # t_first - t_other <= tolerance * largest: the largest is at least t_first, so this is no looser.
+                    rows.append((1 - self.tolerance) * self.tokens[first] - self.tokens[other])
+                    highest.append(0.0)
+        for difference in self.differences:
+            rows += [difference - AIM * GOOD_DIFFERENCE, -difference - AIM * GOOD_DIFFERENCE]
+            highest += [0.0, 0.0]
+        result = milp(
+            -self.tokens.mean(axis=0) * (1 + 0.01 * self.inside),
+            constraints=LinearConstraint(np.array(rows), -np.inf, np.array(highest)),
+            integrality=np.ones(count),
+            bounds=Bounds(0, 1),
+            options={"mip_rel_gap": 0.002, "node_limit": 2_000},
+        )
+        mask = None if result.x is None else result.x > 0.5
+        return mask if mask is not None and mask.any() else None
 
     def evening(self) -> tuple[int, ...] | None:
         """The blocks whose change of side brings the arms closer, at the least cost in examples; None when nothing helps.

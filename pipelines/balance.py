@@ -22,7 +22,11 @@ def balance(
     place = {arm: number for number, arm in enumerate(design.arms)}
     behaviors = load_behaviors()
     cues = {behavior.name: behavior.cues for behavior in behaviors}
-    known = [name.removeprefix("source_").removesuffix("_score") for name in sets[0].columns if name.startswith("source_")]
+    known = [
+        name.removeprefix("source_").removesuffix("_score")
+        for name in sets[0].columns
+        if name.startswith("source_") and name.endswith("_score")
+    ]
     names = [name for name in known if name not in ("problem", "solution")]
     texts = [[passage(row) for row in arm.select(TEXTS).iter_rows(named=True)] for arm in sets]
     rates = {}

@@ -34,6 +34,22 @@ def test_the_budget_is_kept_and_what_is_counted_is_what_is_chosen(
     assert choice.chosen or tokens.max(axis=0).min() > budget  # empty only when nothing fits
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_of_few_blocks_the_choice_is_the_best_there_is(seed: int) -> None:
+    """All 2^12 choices are tried."""
+    generator = np.random.default_rng(seed)
+    tokens, differences = generator.integers(80, 200, (2, 12)), generator.normal(0.05, 0.2, (1, 12))
+    best = 0.0
+    for number in range(1, 2**12):
+        inside = [place for place in range(12) if number >> place & 1]
+        totals = tokens[:, inside].sum(axis=1)
+        if np.ptp(totals) <= 0.01 * totals.max() and abs(differences[:, inside].mean()) <= 0.04:
+            best = max(best, totals.mean())
+    choice = choose_blocks(tokens, range(12), 10**6, 0.01, differences)
+    assert abs(differences[:, choice.chosen].mean()) <= 0.04 and np.ptp(choice.tokens) <= 0.01 * max(choice.tokens)
+    assert np.mean(choice.tokens) >= 0.98 * best
+
+
 @given(BLOCKS, st.integers(100, 20_000))
 def test_no_single_change_would_bring_uneven_arms_closer(blocks: list[tuple[int, ...]], budget: int) -> None:
     tokens = np.array(blocks, dtype=np.int64).T
