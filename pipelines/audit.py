@@ -1,5 +1,6 @@
 """`curate audit`: draw, let people answer, read their answers back, say how far the labels can be trusted."""
 
+import hashlib
 import json
 import sys
 import time
@@ -102,7 +103,10 @@ def draw_sample(settings: AuditSettings, folder: Path) -> None:
     if len(texts) < len(wanted):
         raise UserError(f"a drawn document has no text in column {settings.text_key!r}: set --text-key")
     spans = zip(texts, chosen["start"].to_list(), chosen["end"].to_list(), strict=True)
-    chosen = chosen.with_columns(pl.Series("text", [text if start is None else text[start:end] for text, start, end in spans]))
+    shown = [text if start is None else text[start:end] for text, start, end in spans]
+    hashes = [hashlib.sha256(text.encode()).hexdigest() for text in shown]  # of what is read, which may be a window
+    lengths = pl.Series("num_chars", [len(text) for text in shown], pl.Int64)
+    chosen = chosen.with_columns(pl.Series("text", shown), pl.Series("text_sha256", hashes), lengths)
     dropped = {"label error": labels.height - usable.height, "not drawn": usable.height - chosen.height}
     notes = {
         "behaviors": names,
