@@ -58,6 +58,25 @@ def test_all_damaged_is_an_error(tmp_path):
         load_latest(tmp_path, verbose=False)
 
 
+def test_every_file_is_durable_before_it_gets_its_name(tmp_path, monkeypatch):
+    """A power cut must not leave a complete-looking checkpoint with empty files: fsync of each file and of the folder, then rename."""
+    import os
+
+    happened = []
+    fsync, rename, replace = os.fsync, os.rename, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (happened.append(("fsync", os.readlink(f"/proc/self/fd/{fd}"))), fsync(fd))[1])
+    monkeypatch.setattr(os, "rename", lambda a, b: (happened.append(("rename", str(a))), rename(a, b))[1])
+    monkeypatch.setattr(os, "replace", lambda a, b: (happened.append(("replace", str(b))), replace(a, b))[1])
+    save_checkpoint(tmp_path, 3, state(1))
+    temporary = str(tmp_path / "step-00000003.tmp")
+    renamed = happened.index(("rename", temporary))
+    for durable in (f"{temporary}/tensors.safetensors", f"{temporary}/state.json", temporary):
+        assert happened.index(("fsync", durable)) < renamed
+    named = happened.index(("fsync", str(tmp_path)))
+    assert renamed < named < happened.index(("replace", str(tmp_path / "latest")))
+    assert (tmp_path / "latest").read_text() == "step-00000003"
+
+
 def test_leftover_of_a_killed_writer_is_ignored(tmp_path):
     save_checkpoint(tmp_path, 1, state(1))
     (tmp_path / "step-00000002.tmp").mkdir()

@@ -60,3 +60,28 @@ def test_kill_minus_nine(tmp_path, mode):
     assert models[0] == models[1]
     again = train(*common, "--out", tmp_path / "killed")
     assert again.returncode == 0 and "nothing to do" in again.stderr
+
+
+def test_generators_go_on_where_they_were(tmp_path, monkeypatch):
+    """Nothing in the loop draws from them today; a model or library that does must be resumable too."""
+    import random
+
+    import numpy as np
+
+    import train.loop as loop
+    from train.settings import CptSettings
+
+    write_data(tmp_path / "data", count=30)
+    settings = CptSettings(data=tmp_path / "data", out=tmp_path / "out", context_tokens=64, tokens_per_step=256, max_steps=2, save_every_steps=1)
+    draws, update = [], loop.Run.update
+
+    def drawing(self, index):
+        draws.append((torch.rand(1).item(), np.random.rand(), random.random()))
+        return update(self, index)
+
+    monkeypatch.setattr(loop.Run, "update", drawing)
+    loop.train("cpt", settings)
+    newest = tmp_path / "out" / "checkpoints" / "step-00000002"
+    newest.rename(newest.with_suffix(".tmp"))
+    loop.train("cpt", settings)
+    assert draws[2] == draws[1] != draws[0]
