@@ -118,7 +118,9 @@ def preflight(built: dict[str, Any]) -> None:
     classify, rewrite, match = built["classify"], built["rewrite"], built["match"]
     check_arms(rewrite)
     if classify.preset is not None:
-        raise UserError(f"the labels of --preset {classify.preset} say nothing of problem and solution, which select needs; use --mode rationale")
+        raise UserError(
+            f"the labels of --preset {classify.preset} say nothing of problem and solution, which select needs; use --mode rationale"
+        )
     choose_habits(built["select"].habits, [behavior.name for behavior in load_behaviors(classify.behaviors)])
     for stage in (classify, rewrite, built["verify"]):
         if stage.engine == "openai" and not stage.base_url:
