@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from rl import countdown
 from rl.countdown import Numbers
-from rl.warmstart import work_out
+from rl.warmstart import in_steps
 
 VERIFICATION, BACKTRACKING, SUBGOAL, BACKWARD = "verification", "backtracking", "subgoal_setting", "backward_chaining"
 EVERY = frozenset((VERIFICATION, BACKTRACKING, SUBGOAL, BACKWARD))
@@ -276,7 +276,7 @@ class _Teller:
 
     def attempt(self, node: Node, checked: bool) -> str:
         if self.terse:
-            text = work_out(node.text().replace(" ", ""))
+            text = in_steps(node.text().replace(" ", ""))
         else:
             text, *later = node.steps()
             for step in later:

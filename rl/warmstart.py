@@ -5,9 +5,9 @@
     <answer>(7-1)+4</answer>
 
 A try is drawn at random without regard to the target (the larger operand first, small results, so that there is little arithmetic to
-learn), one operation at a time (so that each can be chosen with the result before it in sight), and checked; checks are always right. After a try that does not fit, the trace
-gives up with a fixed chance, whatever came before, and answers with that try, wrong as it is. So a model trained on these knows how to
-try, compute, check and stop, but gives up early: what is left is for reinforcement learning.
+learn), one operation at a time (so that each can be chosen with the result before it in sight), and checked; checks are always right.
+After a try that does not fit, the trace gives up with a fixed chance, whatever came before, and answers with that try, wrong as it is.
+So a model trained on these knows how to try, compute, check and stop, but gives up early: what is left is for reinforcement learning.
 """
 
 import random
@@ -70,7 +70,9 @@ def run(settings: WarmstartSettings) -> None:
     if not tasks:
         raise UserError(f"{source} has no training tasks")
     if (largest := max(max(*numbers, target) for numbers, target in tasks)) > settings.max_result:
-        raise UserError(f"{source} has numbers up to {largest}: --max-result (now {settings.max_result}) is at least that, at most {MAX_RESULT}")
+        raise UserError(
+            f"{source} has numbers up to {largest}: --max-result (now {settings.max_result}) is at least that, at most {MAX_RESULT}"
+        )
     generator = random.Random(settings.seed)
     rows = []
     for _ in range(settings.num_traces):
@@ -170,15 +172,6 @@ def in_steps(expression: str) -> str:
     while not expression.isdigit():
         expression = _INNERMOST.sub(step, expression, count=1)
     return ",".join(steps)
-
-
-def work_out(expression: str) -> str:
-    """`(4*7)-1` -> `(4*7)-1=28-1=27`: the leftmost innermost operation at each step."""
-    steps = [expression]
-    while not expression.isdigit():
-        expression = _INNERMOST.sub(_result, expression, count=1)
-        steps.append(expression)
-    return "=".join(steps)
 
 
 def _result(match: re.Match[str]) -> str:

@@ -15,7 +15,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from rl import countdown, traces
 from rl.scoring import score
-from rl.warmstart import in_steps, trace, work_out
+from rl.warmstart import in_steps, trace
 from tests.rl.data import countdown_folder
 
 NATURAL = """Let me try:
@@ -45,9 +45,7 @@ def test_our_own_traces_are_counted_as_they_were_made():
     assert right > 20
 
 
-def test_work_out_goes_one_operation_at_a_time():
-    assert work_out("(4*7)-1") == "(4*7)-1=28-1=27"
-    assert work_out("((1+2)*3)-(8/4)") == "((1+2)*3)-(8/4)=(3*3)-(8/4)=9-(8/4)=9-2=7"
+def test_steps_go_one_operation_at_a_time():
     assert in_steps("(4*7)-1") == "4*7=28,28-1=27"
     assert in_steps("((1+2)*3)-(8/4)") == "1+2=3,3*3=9,8/4=2,9-2=7"
 

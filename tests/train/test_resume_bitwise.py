@@ -72,7 +72,9 @@ def test_generators_go_on_where_they_were(tmp_path, monkeypatch):
     from train.settings import CptSettings
 
     write_data(tmp_path / "data", count=30)
-    settings = CptSettings(data=tmp_path / "data", out=tmp_path / "out", context_tokens=64, tokens_per_step=256, max_steps=2, save_every_steps=1)
+    settings = CptSettings(
+        data=tmp_path / "data", out=tmp_path / "out", context_tokens=64, tokens_per_step=256, max_steps=2, save_every_steps=1
+    )
     draws, update = [], loop.Run.update
 
     def drawing(self, index):
