@@ -8,7 +8,7 @@ import pytest
 
 from curate.records.errors import UserError
 from rl import tasks, traces
-from rl.warmstart import WarmstartSettings, random_expression, run, in_steps
+from rl.warmstart import WarmstartSettings, in_steps, random_expression, run
 
 GAME = {"operands": (3,), "max_number": 9, "min_target": 1, "max_target": 20, "num_train": 200, "num_test": 20}
 
