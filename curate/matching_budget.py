@@ -41,8 +41,8 @@ def choose_blocks(tokens: np.ndarray, order: Sequence[int], budget: int, toleran
     if tokens.shape[1] <= EXACT_BLOCKS and not blocks.even(blocks.totals, blocks.sums, int(filled.sum())):
         best = blocks.best()
         if best is not None:
-            for index in np.flatnonzero(best != blocks.inside):
-                blocks.turn(int(index))
+            for index in np.flatnonzero(best != blocks.inside).tolist():
+                blocks.turn(index)
             chosen = [index for index in order if best[index]]
             return Choice(chosen, tuple(int(total) for total in blocks.totals), int((filled & ~best).sum()))
     removed = 0
