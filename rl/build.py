@@ -226,7 +226,7 @@ def make_sampler(settings: PPOSettings, actor: Any, tokenizer: Any, vocab_size: 
         from rl.samplers.torch import TorchSampler
 
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop[0]
-        return TorchSampler(actor, vocab_size, stop, pad, settings.max_sampler_rows)
+        return TorchSampler(actor, vocab_size, stop, pad, settings.max_sampler_rows, compute_dtype(settings.dtype, actor.device))
     from rl.samplers.vllm import VLLMSampler
 
     folder = out / "sampler_model"

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from curate.records.errors import UserError
 
 
-def full_tensor(value: Tensor) -> Tensor:
-    """The unsharded tensor on the CPU. A collective when the tensor is sharded: every rank must call it."""
-    return (value.full_tensor() if hasattr(value, "full_tensor") else value).detach().cpu()
+def full_tensor(value: Tensor, device: torch.device | str = "cpu") -> Tensor:
+    """The unsharded tensor on `device`. A collective when the tensor is sharded: every rank must call it."""
+    return (value.full_tensor() if hasattr(value, "full_tensor") else value).detach().to(device)
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -21,7 +21,9 @@ def loaded(tmp_path_factory):
 
 def _sampler(loaded, stop=(2,), **changes):
     model, tokenizer = loaded
-    return TorchSampler(model, len(tokenizer), stop, 0, **changes)
+    sampler = TorchSampler(model, len(tokenizer), stop, 0, **changes)
+    sampler.load_weights(0)
+    return sampler
 
 
 def _noise(rows=len(PROMPTS), tokens=24, seed=0):
@@ -102,12 +104,61 @@ def test_prompts_over_the_limit_are_named_and_eos_is_needed():
         stop_ids(None)
 
 
-def test_other_architectures_are_refused(loaded):
-    class Odd:
-        class config:
-            model_type = "gpt2"
+SHAPE = {
+    "vocab_size": 200, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "initializer_range": 0.4, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
+GPT2 = {"vocab_size": 200, "n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.3, "resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0}
 
-    from rl.samplers.decode import CachedModel
 
-    with pytest.raises(UserError, match="use --sampler vllm"):
-        CachedModel(Odd(), 1, 1)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("family", "changes", "slow"),
+    [
+        ("llama", {"tie_word_embeddings": True, "rope_parameters": {"rope_theta": 10_000.0, **LLAMA3}}, ""),
+        ("llama", {"tie_word_embeddings": False, "attention_bias": True, "mlp_bias": True, "head_dim": 16}, ""),
+        ("qwen2", {}, ""),
+        ("qwen3", {"head_dim": 16}, ""),
+        ("mistral", {"sliding_window": None}, ""),
+        ("mistral", {"sliding_window": 8}, "sliding window"),
+        ("llama", {"rope_parameters": {"rope_theta": 10_000.0, "rope_type": "dynamic", "factor": 2.0}}, "rotary embedding is dynamic"),
+        ("llama", {"hidden_act": "gelu"}, "activation is gelu"),
+        ("gpt2", GPT2, "architecture is gpt2"),
+    ],
+)
+def test_every_architecture_samples_what_its_own_forward_pass_says(family, changes, slow, capsys):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(family, **(changes if family == "gpt2" else SHAPE | changes))
+        model = AutoModelForCausalLM.from_config(config)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias") or "norm" in name:  # their initial zeros and ones would hide a forgotten one
+            torch.nn.init.uniform_(parameter, 0.5, 1.5, generator=torch.Generator().manual_seed(len(name)))
+    sampler = TorchSampler(model, 190, tuple(range(2, 190, 9)), 0)
+    sampler.load_weights(3)
+    warning = capsys.readouterr().err
+    assert slow in warning and bool(slow) == bool(warning)
+    samples = sampler.generate(PROMPTS, _noise(), Sampling(24))
+    assert len({len(sample.tokens) for sample in samples}) > 3
+    for prompt, sample in zip(PROMPTS, samples):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + sample.tokens])).logits[0, len(prompt) - 1 : -1, :190]
+        expected = logits.log_softmax(-1).gather(1, torch.tensor(sample.tokens)[:, None]).squeeze(1)
+        torch.testing.assert_close(torch.tensor(sample.logprobs), expected, atol=2e-5, rtol=0)
+        assert sample.weight_version == 3
+
+
+def test_samples_are_of_the_weights_that_were_loaded(loaded):
+    sampler = _sampler(loaded)
+    sampler.sleep()
+    with pytest.raises(AssertionError, match="load_weights"):
+        sampler.generate(PROMPTS, _noise(), Sampling(4))
+
+
+def test_bfloat16_is_computed_in_and_differs_a_little(loaded):
+    narrow = _sampler(loaded, dtype=torch.bfloat16).generate(PROMPTS, _noise(), Sampling(1))
+    wide = _sampler(loaded).generate(PROMPTS, _noise(), Sampling(1))
+    same = [(a.logprobs[0], b.logprobs[0]) for a, b in zip(narrow, wide) if a.tokens == b.tokens]
+    assert len(same) > 9 and 1e-5 < max(abs(a - b) for a, b in same) < 0.3
