@@ -1,14 +1,17 @@
 """Seconds of a PPO step by phase against its floor; the torch sampler against `transformers.generate`; layouts against full padding.
 
-    python bench/ppo_step.py --model FOLDER --data TASKS [--rows 512] [--max-response-tokens 128] [--rounds 3]
+    python bench/ppo_step.py [--model FOLDER] [--data TASKS] [--rows 512] [--max-response-tokens 96] [--rounds 3]
 
-`--model` should be a warm-started model (its responses end at different lengths, as in training); `tiny` works, but never stops early.
-The floor is the FLOPs that the passes must do (18 N T for three forwards and two forward-backwards) at the rate measured here for a large
-matrix product, plus the sampling measured in the same step. Peers are measured alternating with ours.
+Two workloads for the samplers. `never_ends`: every row runs to the limit. `rows_end`: rows end at different lengths, as in training; a
+warm-started `--model` does so by itself, a random one (`tiny`, the default) is given stop tokens enough for a mean of about 40 tokens
+(geometric; its quartiles are printed). The floor is the FLOPs that the passes must do (18 N T for three forwards and two
+forward-backwards) at the rate measured here for a large matrix product, plus the sampling measured in the same step. Peers are measured
+alternating with ours. The last line is the samplers' ratio where nothing ends early, the smaller of the two.
 """
 
 import argparse
 import json
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -16,7 +19,7 @@ from typing import Any
 
 import torch
 
-from rl import ppo, rollouts
+from rl import ppo, rollouts, tasks
 from rl.build import build, restore
 from rl.forward import Trajectories, micro_batches, policy_outputs
 from rl.samplers.base import Sampling, uniform_noise
@@ -55,15 +58,21 @@ def fully_padded(setup: Any, trajectories: Trajectories, prompt_tokens: int, res
 
 
 def main() -> None:
-    """Measure, print, end with a JSON line and a ratio line (sampler against transformers)."""
+    """Measure, print, end with a JSON line and a ratio line (sampler against transformers, nothing ends early)."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", default="tiny:0.4M")
+    parser.add_argument("--data", type=Path, help="left out: three numbers up to 9, targets up to 20")
     parser.add_argument("--rows", type=int, default=512)
-    parser.add_argument("--max-response-tokens", type=int, default=128)
+    parser.add_argument("--max-response-tokens", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
+    random_model = given.model.split(":")[0] == "tiny"
     with tempfile.TemporaryDirectory() as folder:
+        if given.data is None:
+            given.data = Path(folder) / "tasks"
+            tasks.run(
+                tasks.TasksSettings(out=given.data, operands=(3,), max_number=9, min_target=1, max_target=20, num_train=0, num_test=8)
+            )
         settings = resolve(
             PPOSettings(
                 preset="tiny",
@@ -77,21 +86,26 @@ def main() -> None:
         setup = build(settings)
         restore(setup)
         device = setup.ranks.device
-        prompts = [setup.train.tokens[task] for task in rollouts.step_tasks(len(setup.train.tasks), given.rows, 1, 0)]
+        sampler: Any = setup.sampler
+        sampler.load_weights(0)
+        chosen = rollouts.step_tasks(len(setup.train.tasks), given.rows // 4, 1, 0)
+        prompts = [setup.train.tokens[task] for task in chosen for _ in range(4)]
         width = max(map(len, prompts))
         left_padded = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
         noise = uniform_noise(given.rows, given.max_response_tokens, torch.Generator().manual_seed(0))
-        names = ("torch_sampler", "transformers_generate", "ours_forward", "packed", "padded_full")
-        seconds: dict[str, list[float]] = {name: [] for name in names}
-        samples: Any = None
+        ends = tuple(range(2, 2 + round(setup.vocab_size / 40))) if random_model else sampler.stop
+        workloads = {"rows_end": ends, "never_ends": (10**6,)}
+        seconds: dict[str, list[float]] = {}
+        samples: dict[str, Any] = {}
 
-        def sample() -> None:
-            nonlocal samples
-            samples = setup.sampler.generate(prompts, noise, Sampling(given.max_response_tokens))
+        def sample(workload: str) -> None:
+            sampler.stop = workloads[workload]
+            samples[workload] = sampler.generate(prompts, noise, Sampling(given.max_response_tokens))
 
-        def peer() -> None:
+        def peer(workload: str) -> None:
             setup.actor.eval()
             setup.actor.set_attn_implementation("sdpa")
+            torch.manual_seed(0)
             setup.actor.generate(
                 left_padded,
                 attention_mask=(left_padded != 0).long(),
@@ -100,13 +114,16 @@ def main() -> None:
                 top_k=0,
                 top_p=1.0,
                 pad_token_id=0,
+                eos_token_id=list(workloads[workload]),
             )
             setup.actor.set_attn_implementation("fourhabits_packed")
 
         for _ in range(given.rounds):
-            seconds["torch_sampler"].append(timed(sample, device))
-            seconds["transformers_generate"].append(timed(peer, device))
-        trajectories = Trajectories(prompts, [item.tokens for item in samples])
+            for workload in workloads:
+                seconds.setdefault(f"{workload}_torch_sampler", []).append(timed(lambda: sample(workload), device))  # noqa: B023
+                seconds.setdefault(f"{workload}_transformers", []).append(timed(lambda: peer(workload), device))  # noqa: B023
+        sampler.stop = ends
+        trajectories = Trajectories(prompts, [item.tokens for item in samples["rows_end"]])
         rows_at_once = max(1, settings.micro_batch_tokens // (settings.max_prompt_tokens + given.max_response_tokens))
 
         def forward(layout: str) -> None:
@@ -115,33 +132,44 @@ def main() -> None:
                     policy_outputs(setup.actor, micro, 1.0, setup.vocab_size)
 
         for _ in range(given.rounds):
-            seconds["ours_forward"].append(timed(lambda: forward(setup.layout), device))
-            seconds["packed"].append(timed(lambda: forward("packed"), device))
+            seconds.setdefault("forward_ours", []).append(timed(lambda: forward(setup.layout), device))
+            seconds.setdefault("forward_packed", []).append(timed(lambda: forward("packed"), device))
             whole = lambda: fully_padded(setup, trajectories, settings.max_prompt_tokens, given.max_response_tokens, rows_at_once)  # noqa: E731
-            seconds["padded_full"].append(timed(whole, device))
-        line = ppo.train_step(setup, 1)
+            seconds.setdefault("forward_padded_full", []).append(timed(whole, device))
+        ppo.train_step(setup, 1)  # once to warm up
+        line = ppo.train_step(setup, 2)
         phases = dict(setup.timer.seconds)
         peak = matmul_flops(device, torch.bfloat16 if setup.compute == torch.bfloat16 else torch.float32)
     best = {name: min(values) for name, values in seconds.items()}
     step, floor = sum(phases.values()), line["flops"] / peak + phases["generate"]
+    lengths = [len(item.tokens) for item in samples["rows_end"]]
+    ratios = {workload: best[f"{workload}_transformers"] / best[f"{workload}_torch_sampler"] for workload in workloads}
     parts = {
         "rows": given.rows,
-        "response_tokens_mean": round(sum(len(item.tokens) for item in samples) / given.rows, 1),
+        "max_response_tokens": given.max_response_tokens,
+        "rows_end_tokens": {
+            "mean": round(statistics.mean(lengths), 1),
+            "quartiles": statistics.quantiles(lengths),
+            "longest": max(lengths),
+        },
         "device": str(device),
         "threads": torch.get_num_threads(),
         "parameters": sum(parameter.numel() for parameter in setup.actor.parameters()),
         "layout": setup.layout,
         "seconds_best": {name: round(value, 3) for name, value in best.items()},
+        "sampler_speedup": {name: round(value, 2) for name, value in ratios.items()},
         "step_seconds_by_phase": {name: round(value, 3) for name, value in phases.items()},
         "step_seconds": round(step, 3),
+        "step_tokens": line["tokens"],
         "measured_gflops": round(peak / 1e9, 1),
         "floor_seconds": round(floor, 3),
         "step_over_floor": round(step / floor, 2),
-        "forward_speedup_over_full_padding": round(best["padded_full"] / best["ours_forward"], 2),
-        "forward_speedup_of_packed_over_full_padding": round(best["padded_full"] / best["packed"], 2),
+        "learning_over_floor": round((step - phases["generate"]) / (line["flops"] / peak), 2),
+        "forward_speedup_over_full_padding": round(best["forward_padded_full"] / best["forward_ours"], 2),
+        "forward_speedup_of_packed_over_full_padding": round(best["forward_padded_full"] / best["forward_packed"], 2),
     }
     print(json.dumps(parts))
-    print(f"ratio: {best['transformers_generate'] / best['torch_sampler']:.2f}")
+    print(f"ratio: {ratios['never_ends']:.2f}")
 
 
 if __name__ == "__main__":
