@@ -16,7 +16,7 @@ from curate.records.command import require
 from curate.records.errors import UserError, output_error
 from curate.records.manifest import InputFile, Manifest, file_sha256
 from curate.records.settings import to_dict
-from rl.forward import Critic
+from rl.forward import Critic, MicroBatch, Policy
 from rl.ranks import Ranks
 from rl.report import MetricsLog, Timer
 from rl.rollouts import Prompted, prompts_for
@@ -27,11 +27,15 @@ from train.attention import check_isolation
 from train.checkpoint import check_settings, load_latest, save_checkpoint
 from train.export import export_model
 from train.model import compute_dtype, load_model, load_tokenizer, source_dtype
+from train.state import load_model_state, load_optimizer_state, model_state, optimizer_state
 
 
 @dataclass
 class Setup:
-    """Everything alive in a run. What changes from step to step is exactly what `save` writes."""
+    """Everything alive in a run. What changes from step to step is exactly what `save` writes.
+
+    `actor` is the language model, `policy` and `reference` are `Policy` modules (`policy` around the actor).
+    """
 
     settings: PPOSettings
     out: Path
@@ -45,6 +49,7 @@ class Setup:
     test: Prompted
     refused_prompts: int
     actor: Any
+    policy: Any
     actor_optimizer: torch.optim.Optimizer
     critic: Critic | None
     critic_optimizer: torch.optim.Optimizer | None
@@ -66,11 +71,19 @@ class Setup:
         assert self.critic is not None and self.critic_optimizer is not None
         return self.critic, self.critic_optimizer
 
+    def idle_pass(self, which: str, micro: MicroBatch) -> torch.Tensor:
+        """A pass of `actor` or `critic` for the sake of the other ranks, a scalar."""
+        if which == "actor":
+            return self.policy(micro, self.settings.temperature, self.vocab_size)[0].sum()
+        assert self.critic is not None
+        return self.critic(micro).sum()
+
     def finish(self) -> None:
-        """Write the model and the manifest: the run is complete."""
+        """Write the model and the manifest: the run is complete. Every rank must call it."""
+        weights = model_state(self.actor)
         if not self.ranks.is_main:
             return
-        export_model(self.actor, self.tokenizer, self.out / "model", dtype=source_dtype(str(self.settings.model)))
+        export_model(self.actor, self.tokenizer, self.out / "model", dtype=source_dtype(str(self.settings.model)), weights=weights)
         self.manifest.seconds = time.monotonic() - self.started
         self.manifest.notes |= {"skipped_updates": self.skipped_updates, "refused_prompts": self.refused_prompts}
         self.manifest.write(self.out)
@@ -96,14 +109,20 @@ def build(settings: PPOSettings) -> Setup:
         limit = settings.max_prompt_tokens
         print(f"warning: refused {refused} training and {refused_test} test prompts of over {limit} tokens", file=sys.stderr, flush=True)
 
+    if settings.prompts_per_step < ranks.world:
+        raise UserError(f"--prompts-per-step {settings.prompts_per_step} leaves some of the {ranks.world} processes without a prompt")
+
+    policy = ranks.shard(Policy(actor), _layers(actor))
     critic = critic_optimizer = reference = None
     if settings.advantage == "gae":
         lm = _model(settings, settings.critic or name, tokenizer, ranks, weights, trained=True)
         critic = Critic(lm.base_model).to(ranks.device)
+        ranks.shard(critic, _layers(lm))
         critic_optimizer = _optimizer(critic.parameters(), settings, settings.critic_learning_rate)
     if settings.kl_place != "none" and (settings.kl_coefficient > 0 or settings.kl_target > 0):
         # in the compute dtype: it is never updated, so it needs no float32 weights
-        reference = _model(settings, name, tokenizer, ranks, compute, trained=False)
+        frozen = _model(settings, name, tokenizer, ranks, compute, trained=False)
+        reference = ranks.shard(Policy(frozen), _layers(frozen))
     file = data / FILE_NAME if data.is_dir() else data
     inputs = [InputFile(str(data), file_sha256(file), len(train.tasks) + len(test.tasks), file.stat().st_size)]
     manifest = Manifest(stage="ppo", settings=to_dict(settings), inputs=inputs, model=name, engine=settings.sampler, seed=settings.seed)
@@ -120,6 +139,7 @@ def build(settings: PPOSettings) -> Setup:
         test=test,
         refused_prompts=refused,
         actor=actor,
+        policy=policy,
         actor_optimizer=_optimizer(actor.parameters(), settings, settings.actor_learning_rate),
         critic=critic,
         critic_optimizer=critic_optimizer,
@@ -135,15 +155,18 @@ def build(settings: PPOSettings) -> Setup:
 
 
 def save(setup: Setup, step: int) -> None:
-    """One checkpoint with everything that changes: both models, both optimizers, KL controller, counters, metrics offsets."""
+    """One checkpoint with everything that changes: both models, both optimizers, KL controller, counters, metrics offsets.
+
+    The same file for any number of processes, sharded or not. Every rank must call it.
+    """
+    models: dict[str, Any] = {"actor": model_state(setup.actor), "actor_optimizer": optimizer_state(setup.actor, setup.actor_optimizer)}
+    if setup.critic is not None and setup.critic_optimizer is not None:
+        models |= {"critic": model_state(setup.critic), "critic_optimizer": optimizer_state(setup.critic, setup.critic_optimizer)}
     if setup.ranks.is_main:
         assert setup.log is not None
         settings = setup.settings
         state = {
-            "actor": setup.actor.state_dict(),
-            "actor_optimizer": setup.actor_optimizer.state_dict(),
-            "critic": setup.critic.state_dict() if setup.critic is not None else None,
-            "critic_optimizer": setup.critic_optimizer.state_dict() if setup.critic_optimizer is not None else None,
+            **models,
             "kl_coefficient": setup.kl_coefficient,
             "weight_version": setup.weight_version,
             "bad_in_a_row": setup.bad_in_a_row,
@@ -167,11 +190,11 @@ def restore(setup: Setup) -> int:
     if found is not None:
         check_settings(found, _must_agree(setup))
         state, step = found.state, found.step
-        setup.actor.load_state_dict(state["actor"])
-        setup.actor_optimizer.load_state_dict(state["actor_optimizer"])
+        load_model_state(setup.actor, state["actor"])
+        load_optimizer_state(setup.actor, setup.actor_optimizer, state["actor_optimizer"])
         if setup.critic is not None and setup.critic_optimizer is not None:
-            setup.critic.load_state_dict(state["critic"])
-            setup.critic_optimizer.load_state_dict(state["critic_optimizer"])
+            load_model_state(setup.critic, state["critic"])
+            load_optimizer_state(setup.critic, setup.critic_optimizer, state["critic_optimizer"])
         setup.kl_coefficient = state["kl_coefficient"]
         setup.weight_version = state["weight_version"]
         setup.bad_in_a_row, setup.skipped_updates = state["bad_in_a_row"], state["skipped_updates"]
@@ -203,6 +226,11 @@ def _model(settings: PPOSettings, name: str, tokenizer: Any, ranks: Ranks, dtype
     if trained and settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model.train(trained)
+
+
+def _layers(lm: Any) -> list[nn.Module]:
+    """What is gathered at a time when sharded: the decoder's layers."""
+    return list(getattr(lm.base_model, "layers", ()))
 
 
 def _optimizer(parameters: Iterable[nn.Parameter], settings: PPOSettings, learning_rate: float) -> torch.optim.Optimizer:

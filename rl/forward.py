@@ -132,6 +132,18 @@ def policy_outputs(model: Any, micro: MicroBatch, temperature: float, vocab_size
     return micro.scatter(logprobs_N), micro.scatter(entropy_N)
 
 
+class Policy(nn.Module):
+    """A causal language model whose forward pass is `policy_outputs`, so that FSDP2's hooks see one pass, head included."""
+
+    def __init__(self, lm: Any) -> None:
+        super().__init__()
+        self.lm = lm
+
+    def forward(self, micro: MicroBatch, temperature: float, vocab_size: int) -> tuple[Tensor, Tensor]:
+        """See `policy_outputs`."""
+        return policy_outputs(self.lm, micro, temperature, vocab_size)
+
+
 class Critic(nn.Module):
     """A value for every state: a backbone and a linear head that starts at zero, so the first values are 0 and not noise of the head."""
 

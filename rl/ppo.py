@@ -12,7 +12,7 @@ from curate.records.parts import write_part
 from rl import losses, report, rollouts
 from rl.build import Setup, autocast, build, restore, save
 from rl.evaluate import evaluate, write_evaluation
-from rl.forward import Trajectories, micro_batches, policy_outputs
+from rl.forward import Trajectories, micro_batches
 from rl.rollouts import generator_for
 from rl.samplers.base import Sampling
 from rl.settings import PPOSettings, resolve
@@ -124,14 +124,12 @@ def make_experience(setup: Setup, step: int, prompted: rollouts.Prompted, found:
     for row, item in enumerate(found):
         sampler_logprobs_BT[row, : len(item.sample.logprobs)] = torch.tensor(item.sample.logprobs, dtype=setup.wide)
     with timer("old_logprobs"):
-        old_BT = forward_all(
-            setup, trajectories, lambda micro: policy_outputs(setup.actor, micro, settings.temperature, setup.vocab_size)[0]
-        )
+        old_BT = forward_all(setup, trajectories, lambda micro: setup.policy(micro, settings.temperature, setup.vocab_size)[0])
     ref_BT = values_BT = None
     with timer("ref_logprobs"):
         if setup.reference is not None:
             ref = setup.reference
-            ref_BT = forward_all(setup, trajectories, lambda micro: policy_outputs(ref, micro, settings.temperature, setup.vocab_size)[0])
+            ref_BT = forward_all(setup, trajectories, lambda micro: ref(micro, settings.temperature, setup.vocab_size)[0])
     with timer("values"):
         if setup.critic is not None:
             values_BT = forward_all(setup, trajectories, setup.critic)
@@ -185,7 +183,7 @@ def update_actor(setup: Setup, step: int, experience: Experience) -> dict[str, f
     def micro_loss(micro, denominator: Tensor, num_tokens: Tensor, first: bool) -> Tensor:  # type: ignore[no-untyped-def]
         rows = micro.rows
         old, advantages, mask = experience.old_logprobs_BT[rows], experience.advantages_BT[rows], experience.loss_mask_BT[rows]
-        logprobs, entropy = policy_outputs(setup.actor, micro, settings.temperature, setup.vocab_size)
+        logprobs, entropy = setup.policy(micro, settings.temperature, setup.vocab_size)
         policy = losses.policy_loss(
             logprobs,
             old,
@@ -263,6 +261,7 @@ def updates(
     model, optimizer = setup.trained(which)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     norms = []
+    spare = next(micro_batches(experience.trajectories, [0], settings.micro_batch_tokens, setup.layout, ranks.device))
     for epoch in range(settings.epochs_per_step):
         order = torch.arange(settings.prompts_per_step)
         if settings.shuffle:
@@ -274,12 +273,16 @@ def updates(
             sequences = ranks.sum(mask.bool().any(1).sum().to(mask.dtype)).clamp(min=1)
             denominator = num_tokens if settings.aggregation == "token-mean" else sequences
             optimizer.zero_grad(set_to_none=True)
-            for micro in micro_batches(experience.trajectories, rows, settings.micro_batch_tokens, setup.layout, ranks.device):
+            plan = micro_batches(experience.trajectories, rows, settings.micro_batch_tokens, setup.layout, ranks.device)
+            for micro, real in ranks.in_step(list(plan), spare):
                 with autocast(setup):
-                    loss = micro_loss(micro, denominator, num_tokens, epoch == 0 and number == 0)
+                    if real:
+                        loss = micro_loss(micro, denominator, num_tokens, epoch == 0 and number == 0)
+                    else:
+                        loss = 0.0 * setup.idle_pass(which, micro)
                 loss.backward()
             ranks.sum_gradients(parameters)
-            norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm).item()
+            norm = clip_gradients(parameters, settings.max_grad_norm)
             totals.next_update()
             if not torch.isfinite(torch.tensor(norm)):
                 count_bad_update(setup, step, which)
@@ -288,6 +291,15 @@ def updates(
             optimizer.step()
             norms.append(norm)
     return totals.result() | {f"{which}_grad_norm": sum(norms) / len(norms) if norms else float("nan")}
+
+
+def clip_gradients(parameters: list[torch.nn.Parameter], max_norm: float) -> float:
+    """Scale gradients down to `max_norm`; returns their norm before, over all ranks when they are sharded."""
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    if hasattr(norm, "full_tensor"):
+        norm = norm.full_tensor()
+    torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm.item()
 
 
 def count_bad_update(setup: Setup, step: int, which: str) -> None:
@@ -308,8 +320,11 @@ def forward_all(setup: Setup, trajectories: Trajectories, function: Callable[...
     settings, device = setup.settings, setup.ranks.device
     out_BT = torch.zeros(len(trajectories), trajectories.longest_response, device=device, dtype=setup.wide)
     with torch.no_grad(), autocast(setup):
-        for micro in micro_batches(trajectories, range(len(trajectories)), settings.micro_batch_tokens, setup.layout, device):
-            out_BT[micro.rows] = function(micro).to(setup.wide)
+        plan = list(micro_batches(trajectories, range(len(trajectories)), settings.micro_batch_tokens, setup.layout, device))
+        for micro, real in setup.ranks.in_step(plan, plan[0]):
+            values = function(micro)
+            if real:
+                out_BT[micro.rows] = values.to(setup.wide)
     return out_BT
 
 

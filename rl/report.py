@@ -8,6 +8,7 @@ log-probabilities|), mismatch_ratio_max, importance_clipfrac. Values: value_loss
 explained_variance. Both models: …_grad_norm. Behaviors: means a response. Then seconds by phase, tokens_per_second, mfu, memory_gb.
 """
 
+import math
 import sys
 import time
 from collections import Counter
@@ -93,10 +94,17 @@ class Means:
         self.num_updates += 1
 
     def result(self) -> dict[str, float]:
-        """Over all ranks; the same names on each, because every rank has rows of every step."""
+        """Over all ranks. A rank that had no row of the first mini-batch lacks names that others have."""
         number = max(self.num_updates, 1)
-        means = {name: self.ranks.sum(total).item() / (1 if name in self.once else number) for name, total in sorted(self.totals.items())}
-        return means | {name: self.ranks.largest(value).item() for name, value in sorted(self.maxima.items())}
+        once = self.ranks.union(self.once)
+        device = self.ranks.device
+        zero, least = (torch.tensor(value, dtype=torch.float64, device=device) for value in (0.0, -math.inf))
+        line = {}
+        for name in self.ranks.union(self.totals):
+            line[name] = self.ranks.sum(self.totals.get(name, zero).double()).item() / (1 if name in once else number)
+        for name in self.ranks.union(self.maxima):
+            line[name] = self.ranks.largest(self.maxima.get(name, least).double()).item()
+        return line
 
 
 @torch.no_grad()

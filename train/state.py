@@ -48,7 +48,9 @@ def load_model_state(model: nn.Module, state: dict[str, Tensor]) -> None:
 
 
 def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, dict[str, Any]]) -> None:
-    """Put back what `optimizer_state` gave."""
+    """Put back what `optimizer_state` gave. Raises UserError when it is of another model."""
+    if unknown := set(state) - {name for name, _ in unwrap(model).named_parameters()}:
+        raise UserError(f"the checkpoint's optimizer is of another model: it has {sorted(unknown)[0]}")
     for name, parameter in unwrap(model).named_parameters():
         if name in state:
             optimizer.state[parameter] = {

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from curate.engines.lifeline import children_end_with_us
 from curate.records.errors import EngineError
 from rl.samplers.base import Sample, Sampling, Token
+from train.state import full_tensor
 
 OLDEST, NEWEST = (0, 28), (0, 33)
 
@@ -48,7 +50,9 @@ class VLLMSampler:
             "seed": 0,
         }
         try:
-            self.engine = vllm.LLM(**arguments)
+            # what vLLM starts beside this process must not outlive it with the memory it holds
+            with children_end_with_us():
+                self.engine = vllm.LLM(**arguments)
         except (RuntimeError, ValueError, OSError) as error:
             raise EngineError(f"vLLM cannot start with {folder}: {str(error).strip().splitlines()[-1]}") from error
         self.parameters = vllm.SamplingParams
@@ -130,4 +134,4 @@ def _weights(actor: Any) -> Iterator[tuple[str, Tensor]]:
     tied = set(actor._tied_weights_keys or ()) if actor.config.tie_word_embeddings else set()
     for name, parameter in actor.state_dict().items():
         if name not in tied:
-            yield name, parameter.detach()
+            yield name, full_tensor(parameter, parameter.device)
