@@ -1,9 +1,10 @@
 """The scorer: agrees with verdicts of others, refuses with reasons, does bounded work, never raises."""
 
-import random
-import time
+import runpy
 from collections import Counter
 from fractions import Fraction
+from functools import partial
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -152,79 +153,28 @@ def test_values_equal_exact_rational_arithmetic(a, b, c, first, second):
     assert (Fraction(numerator, denominator) if denominator else None) == expected
 
 
+BENCH = runpy.run_path(str(Path(__file__).parents[2] / "bench" / "scorer.py"))
+
+
 @pytest.mark.parametrize(
-    "piece",
-    [
-        "<answer>",
-        "</answer>",
-        "<answer>1</answer>",
-        "(",
-        ")",
-        "9*",
-        "9**",
-        "- ",
-        "1 ",
-        "=",
-        "`",
-        "```",
-        "\n",
-        "é",
-        "<answer>(",
-        "1=2 ",
-        "0",
-    ],
+    "scorer", [score, partial(score, syntax="strict"), tinyzero.score, lambda text, *rest: tinyzero.score("Assistant:" + text, *rest)]
 )
-@pytest.mark.parametrize("wrap", [True, False])
-def test_no_input_of_100_kb_takes_over_5_ms(piece, wrap):
-    text = piece * (100_000 // len(piece))
-    text = f"<answer>{text}</answer>" if wrap else text
-    for function in (score, lambda *x: score(*x, syntax="strict"), tinyzero.score, lambda t, n, g: tinyzero.score("Assistant:" + t, n, g)):
-        best = 1e9
-        for _ in range(3):  # the best of three: the machine may be busy
-            started = time.perf_counter()
-            function(text, [9, 9, 1], 5)
-            best = min(best, time.perf_counter() - started)
-        assert best < 0.005
+def test_no_input_of_100_kb_takes_over_5_ms(scorer):
+    shapes = list(BENCH["long_texts"]())
+    assert len(shapes) > 250 and min(map(len, shapes)) > 90_000
+    for text in shapes:
+        # the machine may be busy, so the best of a few
+        assert any(BENCH["timed"](scorer, text) < 0.005 for _ in range(5)), text[:40]
 
 
 def _fuzz(number: int, seed: int) -> None:
-    generator = random.Random(seed)
-    pieces = [
-        "<answer>",
-        "</answer>",
-        *"0123456789+-*/()= .×÷−\n`_x^",
-        "12",
-        "**",
-        "//",
-        "```",
-        "Assistant:",
-        "٣",
-        "\x00",
-        "\ud800",
-        "e5",
-        " ",
-    ]
-    reasons = Counter()
-    for _ in range(number):
-        text = "".join(generator.choices(pieces, k=generator.randint(0, 14)))
-        if generator.random() < 0.8:
-            text = f"<answer>{text}</answer>"
-        result = score(text, [1, 2, 12], 14)
-        reasons[result.reason] += 1
-        assert result.correct == (result.value == 1.0)
-        tinyzero.score("Assistant:" + text, [1, 2, 12], 14)
-    assert set(reasons) <= set(REASONS)
-    assert len(reasons) > 8
+    reasons = Counter(BENCH["check_fuzzed"](text, place % 4) for place, text in enumerate(BENCH["fuzzed"](number, seed)))
+    assert set(reasons) >= set(REASONS) - {"too_deep", "too_long", "division_by_zero"}
 
 
 def test_fuzzed_inputs_never_raise():
-    _fuzz(30_000, 0)
-
-
-@pytest.mark.slow
-def test_a_million_fuzzed_inputs_never_raise():
-    for seed in range(1, 11):
-        _fuzz(100_000, seed)
+    """A million of them: `python bench/scorer.py --fuzz 1000000`."""
+    _fuzz(20_000, 1)
 
 
 @given(st.text(max_size=300))
