@@ -25,12 +25,13 @@ def _run(folder: Path, out: Path, sharded: bool, *changes: object) -> str:
     given = small_settings(folder)
     command = [sys.executable, *(LAUNCH if sharded else []), "-m", "rl.main", *arguments(given, out), *map(str, changes)]
     environment = {**os.environ, **(SHARDED if sharded else {"OMP_NUM_THREADS": "1"})}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stderr
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_shards_equal_one_process_and_resume_in_one(tmp_path):
     for name in ("whole", "sharded"):
         _run(tmp_path, tmp_path / name, name == "sharded", *UNEVEN, "--save-every-steps", 1)
