@@ -98,7 +98,9 @@ def train_step(setup: Setup, step: int) -> dict[str, float]:
             if step > settings.critic_warmup_steps or setup.critic is None:
                 line |= update_actor(setup, step, experience)
                 setup.weight_version += 1
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not rollouts.out_of_memory(error):
+            raise
         raise EngineError(f"out of memory while training: lower --micro-batch-tokens (now {settings.micro_batch_tokens})") from error
     if settings.kl_target > 0 and settings.kl_place != "none":
         setup.kl_coefficient = losses.adapt_kl_coefficient(

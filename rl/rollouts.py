@@ -96,9 +96,12 @@ def roll_out(
     mine = noise[[group * samples_per_prompt + number for group, _, number in rows]]
     try:
         samples = sampler.generate([prompted.tokens[task] for _, task, _ in rows], mine, sampling)
-    except torch.OutOfMemoryError as error:
-        raise EngineError(f"out of memory while sampling: lower --max-sampler-rows (now {settings.max_sampler_rows})") from error
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, MemoryError) as error:
+        if out_of_memory(error):
+            name, now = "max-sampler-rows", str(settings.max_sampler_rows)
+            if settings.sampler == "vllm":
+                name, now = "vllm-memory-share", str(settings.vllm_memory_share)
+            raise EngineError(f"out of memory while sampling: lower --{name} (now {now})") from error
         raise EngineError(f"the {settings.sampler} sampler died: {str(error).strip().splitlines()[0]}") from error
     texts = tokenizer.batch_decode([sample.tokens for sample in samples], skip_special_tokens=True, clean_up_tokenization_spaces=False)
     rollouts = []
@@ -108,6 +111,11 @@ def roll_out(
         score = score_response(prompted.texts[task], text, numbers, target, settings)
         rollouts.append(Rollout(task, group, number, sample, text, score, trace))
     return rollouts
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on a GPU or (where torch raises a plain RuntimeError) on a CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def score_response(prompt: str, response: str, numbers: Sequence[int], target: int, settings: PPOSettings) -> Score:

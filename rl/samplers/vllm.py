@@ -103,7 +103,13 @@ class VLLMSampler:
             for seed in seeds
         ]
         requests: Any = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-        outputs = self.engine.generate(requests, parameters, use_tqdm=False)
+        try:
+            outputs = self.engine.generate(requests, parameters, use_tqdm=False)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # vLLM's own errors have no common base
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise EngineError(f"the vllm sampler died: {reason}") from error
         return [self._sample(output.outputs[0]) for output in outputs]
 
     def _rows(self) -> int:

@@ -194,6 +194,7 @@ def test_nan_losses_are_skipped_counted_and_stop_with_the_last_good_checkpoint(t
     [
         (RuntimeError("engine core died\nlong trace"), "the torch sampler died: engine core died$"),
         (torch.OutOfMemoryError(), "--max-sampler-rows"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"), "--max-sampler-rows"),
     ],
 )
 def test_a_sampler_that_dies_is_one_line(tmp_path, monkeypatch, error, message):
@@ -207,9 +208,10 @@ def test_a_sampler_that_dies_is_one_line(tmp_path, monkeypatch, error, message):
         ppo.run(small_settings(tmp_path))
 
 
-def test_out_of_memory_in_training_names_the_knob(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes")])
+def test_out_of_memory_in_training_names_the_knob(tmp_path, monkeypatch, error):
     def die(*_):
-        raise torch.OutOfMemoryError
+        raise error
 
     monkeypatch.setattr(ppo, "update_actor", die)
     with pytest.raises(EngineError, match="--micro-batch-tokens"):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,27 @@ def test_order_of_calls_is_wake_push_reset_sleep(tmp_path):
     assert sampler.engine.calls == [*push, "wake_up", *push, "wake_up", *push]
     with pytest.raises(AssertionError, match="wake first"):
         sampler.load_weights(2)
+
+
+def test_what_vllm_starts_is_tied_to_this_process_and_its_death_is_one_line(tmp_path, monkeypatch):
+    from curate.engines import lifeline
+    from rl.samplers.base import Sampling
+
+    owners = []
+
+    class Engine:
+        def __init__(self, **_):
+            owners.append(lifeline._owner)
+
+        def generate(self, *_, **__):
+            raise Exception("EngineCore encountered an issue\nand a long trace")
+
+    fake = types.SimpleNamespace(__version__="0.32.0", LLM=Engine, SamplingParams=lambda **_: None)
+    monkeypatch.setitem(sys.modules, "vllm", fake)
+    sampler = VLLMSampler(types.SimpleNamespace(get_input_embeddings=lambda: torch.nn.Embedding(9, 2)), tmp_path, 9, (2,), 8)
+    assert owners == [os.getpid()] and lifeline._owner == 0
+    with pytest.raises(EngineError, match="the vllm sampler died: EngineCore encountered an issue$"):
+        sampler.generate([[1]], torch.zeros(1, 4), Sampling(4))
 
 
 def test_a_tied_head_is_not_pushed_twice(tmp_path):
