@@ -53,6 +53,7 @@ class Timer:
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.seconds, self.started = device, dict[str, float](), time.monotonic()
+        self.clock = time.monotonic
 
     def start_step(self) -> None:
         """Forget the step before."""
@@ -61,13 +62,13 @@ class Timer:
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         """Time a block."""
-        started = time.monotonic()
+        started = self.clock()
         try:
             yield
         finally:
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - started
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + self.clock() - started
 
 
 class Means:
