@@ -134,7 +134,7 @@ def build(settings: PPOSettings) -> Setup:
         vocab_size=vocab_size,
         compute=compute,
         wide=torch.float64 if weights == torch.float64 else torch.float32,
-        layout=_layout(settings, ranks),
+        layout="packed" if settings.layout == "auto" else settings.layout,  # a third less time on a CPU as well, docs/BENCHMARKS.md
         train=train,
         test=test,
         refused_prompts=refused,
@@ -236,13 +236,6 @@ def _layers(lm: Any) -> list[nn.Module]:
 def _optimizer(parameters: Iterable[nn.Parameter], settings: PPOSettings, learning_rate: float) -> torch.optim.Optimizer:
     betas = (settings.adam_beta1, settings.adam_beta2)
     return torch.optim.AdamW(parameters, lr=learning_rate, betas=betas, eps=settings.adam_epsilon, weight_decay=settings.weight_decay)
-
-
-def _layout(settings: PPOSettings, ranks: Ranks) -> str:
-    if settings.layout != "auto":
-        return settings.layout
-    # a GPU has a kernel for packed rows; a CPU would go document by document, and likes one causal call on a padded batch better
-    return "packed" if ranks.device.type == "cuda" else "padded"
 
 
 def make_sampler(settings: PPOSettings, actor: Any, tokenizer: Any, vocab_size: int, out: Path) -> Sampler:
