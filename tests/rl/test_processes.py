@@ -20,7 +20,18 @@ def arguments(given: PPOSettings, out: Path) -> list[str]:
     """`ppo …` in float64, so that orders of addition do not show."""
     found = ["ppo", "--model", given.model, "--data", given.data, "--out", out, "--preset", "tiny", "--device", "cpu", "--reward", "random"]
     found += ["--prompts-per-step", 8, "--samples-per-prompt", 2, "--max-response-tokens", 12, "--total-steps", 2, "--dtype", "float64"]
-    found += ["--eval-tasks", 7, "--critic-updates-per-step", 2, "--entropy-coefficient", 0.01, "--micro-batch-tokens", 60]
+    found += [
+        "--eval-tasks",
+        7,
+        "--critic-updates-per-step",
+        2,
+        "--critic-warmup-steps",
+        0,
+        "--entropy-coefficient",
+        0.01,
+        "--micro-batch-tokens",
+        60,
+    ]
     return list(map(str, found))
 
 

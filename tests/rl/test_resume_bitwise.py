@@ -36,6 +36,8 @@ def _command(folder: Path, out: Path) -> list[str]:
         "--save-every-steps",
         3,
         "--shuffle",
+        "--critic-warmup-steps",
+        1,
         "--kl-target",
         0.1,
     ]

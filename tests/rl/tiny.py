@@ -51,6 +51,7 @@ def small_settings(folder: Path, **changes: Any) -> PPOSettings:
         "max_response_tokens": 12,
         "actor_updates_per_step": 2,
         "critic_updates_per_step": 2,
+        "critic_warmup_steps": 0,
         "eval_tasks": 8,
         "eval_every_steps": 2,
         "save_every_steps": 1,
