@@ -56,9 +56,10 @@ def run(side: str, options: argparse.Namespace) -> dict[str, float]:
 
 
 def report(started: float, **values: float) -> None:
-    """The JSON line of a side: seconds since `started`, and the highest memory of this process."""
+    """The JSON line of a side: seconds since `started`, those of processors (all threads), and the highest memory of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({"seconds": round(time.monotonic() - started, 2), "peak_gb": round(peak, 3), **values}))
+    seconds = {"seconds": round(time.monotonic() - started, 2), "cpu_seconds": round(time.process_time(), 2)}
+    print(json.dumps({**seconds, "peak_gb": round(peak, 3), **values}))
 
 
 def ours(folder: Path, rows: int, pairs: int) -> None:

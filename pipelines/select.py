@@ -41,8 +41,10 @@ def select(settings: SelectSettings) -> Manifest:
     # With --matched the limit is one of pairs, and drawn among them.
     assigned = assign_cells(slim, behaviors, replace(settings, limit=None) if settings.matched else settings)
     refuse_empty(assigned, slim, behaviors)
-    frame, dropped = assigned.frame, assigned.dropped
+    # Of the chosen rows nothing is kept but what the label table does not have: at millions of rows the rest is most of the memory.
+    frame, dropped = assigned.frame.drop("error", *scores), assigned.dropped
     about: dict[str, Any] = {}
+    assigned = replace(assigned, frame=frame)
     del slim
     if settings.topics is not None:
         topics = scan(part_files(settings.topics, "topics")).select(*IDENTITY, "topic", "difficulty")
@@ -102,7 +104,9 @@ def matched_documents(
     """Selected and free documents that are alike, one to one; the others are counted in `dropped`. Also what the manifest notes."""
     match_on = check_match_on(settings.match_on)
     stored = [name for name in COLUMNS if name not in frame.columns]
-    covariates = table.select(ROW, "text_sha256", *stored)
+    # Long texts that are needed only in part are cut while they are read: of an address its host, of a hash the digits that order.
+    cut = [pl.col("url").str.extract(r"^([a-z]+://[^/?#]+)", 1), pl.col("text_sha256").str.slice(-15)]
+    covariates = table.select(ROW, *[name for name in stored if name != "url"], *cut)
     documents = frame.lazy().join(covariates, on=ROW, how="inner").collect(engine="streaming").sort("text_sha256", *IDENTITY)
     first, second = (documents.filter(pl.col("cell") == cell) for cell in ("selected", "free"))
     del documents
