@@ -89,6 +89,7 @@ def main() -> None:
                 data=given.data,
                 out=Path(folder) / "run",
                 prompts_per_step=given.rows // 4,
+                critic_warmup_steps=0,
                 max_response_tokens=given.max_response_tokens,
             )
         )
