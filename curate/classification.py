@@ -12,7 +12,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from curate.behaviors import load_behaviors
 from curate.engines.base import Engine, Prompt
-from curate.engines.settings import EngineSettings, make_engine
+from curate.engines.settings import STUDENT_ENGINES, EngineSettings, make_engine
 from curate.rationale import FourHabits, Rationale
 from curate.records.settings import option
 from curate.scoring import Scoring
@@ -164,6 +164,15 @@ class Classify(PipelineStep):
         first = next(documents, None)
         if first is None:  # nothing left to do: the model need not be loaded
             return
+        if self.settings.engine in STUDENT_ENGINES:
+            from curate.student.labelling import cascade, student_labels
+
+            everything = _chained(first, documents)
+            if self.settings.engine == "student":
+                yield from student_labels(everything, self.settings, self.labelling)
+            else:
+                yield from cascade(everything, self.settings, self)
+            return
         with make_engine(self.settings) as engine:
             yield from self.label(_chained(first, documents), engine, self.labelling.method(engine.info.calibrated))
 
@@ -222,15 +231,16 @@ def label_row(item: Pending, method: Method) -> dict[str, Any]:
         return error_row(document, count + item.errors[0])
     labels = method.labels(document.text, item.spans, item.answers)
     item.usage.update({f"unsupported/{name}": 1 for name in labels.get("unsupported") or ()})
-    return {**_about(document), "num_windows": len(item.spans), **labels, "error": None}
+    return {**document_columns(document), "num_windows": len(item.spans), **labels, "error": None}
 
 
 def error_row(document: Document, error: str | None) -> dict[str, Any]:
     """A row that keeps its identity and says why it has no labels."""
-    return {**_about(document), "num_windows": 0, "evidence": [], "error": error or "the document is empty"}
+    return {**document_columns(document), "num_windows": 0, "evidence": [], "error": error or "the document is empty"}
 
 
-def _about(document: Document) -> dict[str, Any]:
+def document_columns(document: Document) -> dict[str, Any]:
+    """What every row says of its document, whoever labels it."""
     text = document.text
     return {
         **document.metadata["row"],

@@ -51,7 +51,7 @@ def calibrate(settings: CalibrateSettings) -> Manifest:
             curves[name] = curve
     if not curves:
         raise UserError(f"nothing can be calibrated: {'; '.join(warnings(abouts))}")
-    table = calibrated(labels, curves).to_arrow().cast(schemas.labels(behaviors))
+    table = calibrated(labels, curves).to_arrow().cast(schemas.labels(behaviors, "cascade" in labels.columns))
     write_part(out / "parts" / "part.parquet", table, {"stage": "classify", "settings_hash": json_sha256(hashed)})
     show(abouts)
     notes = {**manifest.notes, "calibration": abouts, "calibrated_from": str(folder), "hashed": hashed}

@@ -13,7 +13,7 @@ from curate.records.settings import to_dict
 from pipelines.executors import RunOptions, execute
 from pipelines.ledger import Ledger, make_chunks
 from pipelines.plan import before_labelling
-from pipelines.stage import begin, engine_identity, finish
+from pipelines.stage import begin, engine_identity, finish, student_identity
 from pipelines.steps import ReadCorpus, WriteChunks
 
 
@@ -48,10 +48,11 @@ def label_corpus(settings: ClassifySettings, stage: str, labelling: Labelling, p
     out = require(settings.out, "out", "the folder to write to")
     method = labelling.method()
     engine_identity(settings)
+    student = student_identity(settings, labelling)
     found = find_files(settings.dataset, settings.dataset_revision)
     chunks = make_chunks(found.files, settings.chunk_rows, settings.limit, settings.sample, settings.seed)
     behaviors = load_behaviors(settings.behaviors)
-    hashed = {**to_dict(settings, hashed_only=True), "prompt_hash": method.hash(), "behaviors_hash": behaviors_hash(behaviors)}
+    hashed = {**to_dict(settings, hashed_only=True), "prompt_hash": method.hash(), "behaviors_hash": behaviors_hash(behaviors), **student}
     ledger = Ledger(out, stage, hashed, chunks)
     if not planned:
         before_labelling(stage, settings, ledger.missing(), labelling)
@@ -59,7 +60,7 @@ def label_corpus(settings: ClassifySettings, stage: str, labelling: Labelling, p
     pipeline = [
         ReadCorpus(ledger, settings.text_key, settings.id_key, settings.max_chars),
         Classify(settings, labelling),
-        WriteChunks(ledger, schemas.labels(method.names)),
+        WriteChunks(ledger, schemas.labels(method.names, cascade=settings.engine == "cascade")),
     ]
     execute(pipeline, ledger, RunOptions.of(settings))
     return Labelled(ledger, found.failed, found.copies, method.hash(), method.names)

@@ -36,7 +36,8 @@ class RunOptions:
     @classmethod
     def of(cls, settings: Any) -> "RunOptions":
         """The options among a stage's settings. Only the vllm engine drives GPUs, and not with the embedded model."""
-        on_gpus = settings.engine == "vllm" and settings.model != EMBEDDED
+        engine = settings.cascade_engine if settings.engine == "cascade" else settings.engine
+        on_gpus = engine == "vllm" and settings.model != EMBEDDED
         return cls(settings.executor, settings.tasks, settings.slurm, settings.tensor_parallel_size if on_gpus else 0)
 
 

@@ -19,6 +19,7 @@ from curate.reporting import ReportSettings
 from curate.rewriting import RewriteSettings
 from curate.selection import SelectSettings
 from curate.sensitivity import SensitivitySettings
+from curate.student.settings import DistillSettings
 from curate.topics import TopicsSettings
 from curate.verification import VerifySettings
 from pipelines.run import RunSettings
@@ -41,6 +42,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "verify": (VerifySettings, "pipelines.verify"),
     "match": (MatchSettings, "pipelines.match"),
     "report": (ReportSettings, "pipelines.report"),
+    "distill": (DistillSettings, "pipelines.distill"),
     "status": (StatusSettings, "pipelines.status"),
     "run": (RunSettings, "pipelines.run"),
     "doctor": (DoctorSettings, "pipelines.status"),

@@ -10,7 +10,7 @@ from typing import Any
 from curate.behaviors import load_behaviors
 from curate.classification import DEFAULT_DATASET, ClassifySettings
 from curate.engines.models import DEFAULT_MODEL
-from curate.engines.settings import ENGINES, keep_engines
+from curate.engines.settings import ENGINES, LABEL_ENGINES, keep_engines
 from curate.matching import BUDGET_TOKENS, DEFAULT_TOKENIZER, MatchSettings, load_tokenizer
 from curate.prevalence import FrequenciesSettings
 from curate.records.command import require
@@ -38,7 +38,8 @@ class RunSettings:
     model: str = option(DEFAULT_MODEL, "Model that labels and rewrites; smollm2-135m is the embedded stand-in for machines without a GPU.")
     judge_model: str | None = option(None, "Model that labels the rewrites (default: --model, with a warning).")
     revision: str | None = option(None, "Commit or tag of --model on the hub.")
-    label_engine: str = option("vllm", "Engine of classify and verify.", choices=ENGINES)
+    label_engine: str = option("vllm", "Engine of classify and verify; student needs no language model.", choices=LABEL_ENGINES)
+    student: Path | None = option(None, "Student of `curate distill` (default: the one that ships).")
     rewrite_engine: str = option(
         "vllm", "Engine of rewrite; extract takes human questions and answers as they are.", choices=(*ENGINES, "extract")
     )
@@ -123,7 +124,7 @@ def preflight(built: dict[str, Any]) -> None:
         )
     choose_habits(built["select"].habits, [behavior.name for behavior in load_behaviors(classify.behaviors)])
     for stage in (classify, rewrite, built["verify"]):
-        if stage.engine == "openai" and not stage.base_url:
+        if "openai" in (stage.engine, stage.cascade_engine if stage.engine == "cascade" else "") and not stage.base_url:
             raise UserError("the engine openai needs --base-url, for example http://localhost:8000/v1")
     load_tokenizer(match.tokenizer)
 

@@ -1,10 +1,11 @@
 """What every chunked stage does before and after its pipeline: plan, refuse what does not belong, count, write the manifest."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from curate.engines.settings import EngineSettings
+from curate.engines.settings import STUDENT_ENGINES, STUDENT_NAME, EngineSettings
 from curate.records.errors import PartialFailure, UserError, output_error
 from curate.records.manifest import InputFile, Manifest, json_sha256, read_manifest
 from curate.records.parts import read_footer, write_part
@@ -81,6 +82,14 @@ def engine_identity(settings: Any) -> tuple[str | None, str | None, str | None]:
         return None, None, None
     if settings.engine == "extract":  # no model takes part, whatever --model says
         return None, None, settings.engine
+    if settings.engine in STUDENT_ENGINES:
+        from curate.student.model import student_revision
+
+        revision = student_revision(settings.student)
+        if settings.engine == "student":
+            return STUDENT_NAME, revision, settings.engine
+        model, judge_revision, _ = engine_identity(replace(settings, engine=settings.cascade_engine))
+        return f"{STUDENT_NAME} and {model}", f"{revision} and {judge_revision}", settings.engine
     if settings.engine != "vllm":
         return settings.model, settings.revision, settings.engine
     from curate.engines.models import resolve_model
@@ -88,6 +97,17 @@ def engine_identity(settings: Any) -> tuple[str | None, str | None, str | None]:
     here = getattr(settings, "executor", "local") == "local"
     source = resolve_model(settings.model, settings.revision, settings.trust_remote_code, here)
     return source.name, source.revision, settings.engine
+
+
+def student_identity(settings: EngineSettings, labelling: Any) -> dict[str, str]:
+    """What a stage's settings hash must hold of the student, if it takes part; checks early that it can do what is asked."""
+    if settings.engine not in STUDENT_ENGINES:
+        return {}
+    from curate.student.labelling import check_student
+    from curate.student.model import student_revision
+
+    check_student(settings, labelling)
+    return {"student_revision": student_revision(settings.student)}
 
 
 def part_files(folder: Path, stage: str | None = None) -> list[InputFile]:

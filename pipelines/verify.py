@@ -20,7 +20,7 @@ from pipelines.executors import RunOptions, execute
 from pipelines.ledger import Ledger, make_chunks
 from pipelines.plan import before_rewriting
 from pipelines.sources import selection_notes, sources_of
-from pipelines.stage import begin, engine_identity, finish, part_files, read_table
+from pipelines.stage import begin, engine_identity, finish, part_files, read_table, student_identity
 from pipelines.steps import ReadTable, WriteChunks
 
 
@@ -38,13 +38,19 @@ def verify(settings: VerifySettings) -> Manifest:
     prompt_hash = labelling.method().hash()
     check_behaviors(folder, names)
     engine_identity(settings)
+    student = student_identity(settings, labelling)
     chunks = make_chunks(part_files(folder, "rewrite"), settings.chunk_rows, settings.limit)
-    hashed = {**to_dict(settings, hashed_only=True), "prompt_hash": prompt_hash, "behaviors_hash": behaviors_hash(behaviors)}
+    hashed = {**to_dict(settings, hashed_only=True), "prompt_hash": prompt_hash, "behaviors_hash": behaviors_hash(behaviors), **student}
     ledger = Ledger(out, "verify", hashed, chunks)
     before_rewriting("verify", settings, sum(chunk.num_rows for chunk in ledger.missing()))
     begin(ledger)
     schema = pa.schema(
-        [*schemas.labels(names), pa.field("pair_id", pa.string()), pa.field("cell", pa.string()), pa.field("target", pa.list_(pa.string()))]
+        [
+            *schemas.labels(names, settings.engine == "cascade"),
+            pa.field("pair_id", pa.string()),
+            pa.field("cell", pa.string()),
+            pa.field("target", pa.list_(pa.string())),
+        ]
     )
     pipeline = [
         ReadTable(ledger),

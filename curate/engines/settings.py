@@ -14,15 +14,29 @@ from curate.records.manifest import json_sha256
 from curate.records.settings import option
 
 ENGINES = ("vllm", "openai")
+STUDENT_ENGINES = ("student", "cascade")  # they label and cannot write
+STUDENT_NAME = "student"
+LABEL_ENGINES = (*ENGINES, *STUDENT_ENGINES)
 
 
 @dataclass(frozen=True)
 class EngineSettings:
     """Which engine, which model, and how it is driven."""
 
-    engine: str = option("vllm", "Engine: vllm in process, or openai for any OpenAI-compatible endpoint.", choices=ENGINES)
+    engine: str = option(
+        "vllm",
+        "Engine: vllm in process; openai for any OpenAI-compatible endpoint; student, a small classifier on the CPU; cascade, the student "
+        "on everything and a language model where it is not sure that there is nothing.",
+        choices=LABEL_ENGINES,
+    )
     model: str = option(DEFAULT_MODEL, "Hub name, local folder, or smollm2-135m (the embedded stand-in for machines without a GPU).")
     revision: str | None = option(None, "Commit or tag of the model on the hub.")
+    student: Path | None = option(None, "Student of `curate distill`: its folder or file (default: the one that ships).", hashed=False)
+    cascade_engine: str = option("vllm", "Engine of the cascade's language model.", choices=ENGINES)
+    cascade_below: float = option(
+        0.15, "The cascade leaves a document to the student when every score is below this (see the student's card).", at_least=0
+    )
+    audit_share: float = option(0.02, "Share of all documents that the cascade's language model labels in any case.", at_least=0)
     seed: int = option(0, "Seed of everything random in this stage.", at_least=0)
     max_model_tokens: int = option(8192, "Context length that the engine is started with.", at_least=64)
     min_label_mass: float = option(0.05, "Probability on yes and no together below which a label is an error.")
@@ -106,6 +120,8 @@ def make_engine(settings: EngineSettings) -> Iterator[Engine]:
 
 
 def _start_engine(settings: EngineSettings) -> Engine:
+    if settings.engine in STUDENT_ENGINES:
+        raise UserError(f"the engine {settings.engine} labels documents; it cannot do this")
     if settings.engine == "openai":
         from curate.engines.openai import OpenAIEngine
 

@@ -18,9 +18,10 @@ EVIDENCE = pa.list_(
 )
 
 
-def labels(behaviors: Sequence[str]) -> pa.Schema:
+def labels(behaviors: Sequence[str], cascade: bool = False) -> pa.Schema:
     """One row a document: document scores are probabilities, `<b>_count` and `unsupported` are null outside `rationale`, `error` is
-    null when fine. `unsupported` names the behaviors that the judge saw without quoting words that stand in the document."""
+    null when fine. `unsupported` names the behaviors that the judge saw without quoting words that stand in the document. `cascade`
+    (only of that engine) says who labelled the document, whether it is in the uniform sample, and what the student gave."""
     return pa.schema(
         [
             *IDENTITY,
@@ -39,8 +40,15 @@ def labels(behaviors: Sequence[str]) -> pa.Schema:
             pa.field("solution_score", pa.float32()),
             pa.field("notation_density", pa.float32()),
             pa.field("error", pa.string()),
+            *([pa.field("cascade", cascade_type(behaviors))] if cascade else []),
         ]
     )
+
+
+def cascade_type(behaviors: Sequence[str]) -> pa.DataType:
+    """`judge` is student or llm, `audit` membership of the uniform sample, `student` the student's scores."""
+    scores = pa.struct([pa.field(name, pa.float32()) for name in behaviors])
+    return pa.struct([pa.field("judge", pa.string()), pa.field("audit", pa.bool_()), pa.field("student", scores)])
 
 
 def candidates(behaviors: Sequence[str]) -> pa.Schema:
