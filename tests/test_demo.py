@@ -30,7 +30,8 @@ def test_the_demo_makes_two_matched_sets_and_a_report(tmp_path: Path) -> None:
         manifest.check()
         assert not manifest.failed_files
     assert read_manifest(out / "labels").rows_out == 60
-    assert read_manifest(out / "labels").model == EMBEDDED
+    assert read_manifest(out / "labels").model == "student"
+    assert read_manifest(out / "qa").model == EMBEDDED
     enriched, control = (pl.read_parquet(out / "sets" / arm / "parts" / "*.parquet") for arm in ("enriched", "control"))
     assert enriched.height == control.height > 0
     assert enriched["pair_id"].to_list() == control["pair_id"].to_list()

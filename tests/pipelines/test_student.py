@@ -19,7 +19,9 @@ from tests.helpers import curate, rows_of, write_jsonl
 def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("distilled")
     taught().write_parquet(folder / "windows.parquet")
-    settings = build(DistillSettings, {"windows": [str(folder / "windows.parquet")], "out": folder / "out", "folds": 2, "evaluate": "document"})
+    settings = build(
+        DistillSettings, {"windows": [str(folder / "windows.parquet")], "out": folder / "out", "folds": 2, "evaluate": "document"}
+    )
     distill(settings)
     return folder / "out"
 
@@ -65,7 +67,9 @@ def test_another_student_is_another_setting(student: Path, corpus: Path, tmp_pat
     assert result.exit_code == 2 and "student_revision" in result.stderr
 
 
-def test_the_cascade_asks_the_model_where_the_student_is_not_sure_and_for_a_recorded_sample(student: Path, corpus: Path, tmp_path: Path) -> None:
+def test_the_cascade_asks_the_model_where_the_student_is_not_sure_and_for_a_recorded_sample(
+    student: Path, corpus: Path, tmp_path: Path
+) -> None:
     with Endpoint() as server:
         result = curate(
             *("classify", "--engine", "cascade", "--cascade-engine", "openai", "--base-url", server.url, "--model", "fake"),
