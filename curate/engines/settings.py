@@ -34,7 +34,7 @@ class EngineSettings:
     student: Path | None = option(None, "Student of `curate distill`: its folder or file (default: the one that ships).", hashed=False)
     cascade_engine: str = option("vllm", "Engine of the cascade's language model.", choices=ENGINES)
     cascade_below: float = option(
-        0.15, "The cascade leaves a document to the student when every score is below this (see the student's card).", at_least=0
+        0.1, "The cascade leaves a document to the student when every score is below this (see the student's card).", at_least=0
     )
     audit_share: float = option(0.02, "Share of all documents that the cascade's language model labels in any case.", at_least=0)
     seed: int = option(0, "Seed of everything random in this stage.", at_least=0)
