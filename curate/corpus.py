@@ -18,6 +18,7 @@ class HubCorpus:
     repository: str
     pattern: str
     about: str
+    license: str = "ODC-BY"
 
 
 DATASETS = {

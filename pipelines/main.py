@@ -9,6 +9,7 @@ import typer
 from curate.adoption import AdoptSettings
 from curate.auditing.settings import AuditSettings
 from curate.calibration import CalibrateSettings
+from curate.card import PublishSettings
 from curate.classification import ClassifySettings
 from curate.comparison import CompareSettings
 from curate.matching import MatchSettings
@@ -41,13 +42,14 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "adopt": (AdoptSettings, "pipelines.adopt"),
     "verify": (VerifySettings, "pipelines.verify"),
     "match": (MatchSettings, "pipelines.match"),
+    "publish": (PublishSettings, "pipelines.publish"),
     "report": (ReportSettings, "pipelines.report"),
     "distill": (DistillSettings, "pipelines.distill"),
     "status": (StatusSettings, "pipelines.status"),
     "run": (RunSettings, "pipelines.run"),
     "doctor": (DoctorSettings, "pipelines.status"),
 }
-POSITIONAL = {"status": "out", "report": "run", "adopt": "table", "audit": "action"}
+POSITIONAL = {"status": "out", "report": "run", "adopt": "table", "publish": "sets", "audit": "action"}
 app = new_app("curate", "From a mathematics corpus to two matched sets of text: one shows the four habits, the other does not.")
 for _name, (_settings, _module) in COMMANDS.items():
     add_command(app, _settings, getattr(importlib.import_module(_module), _name), name=_name, positional=POSITIONAL.get(_name))

@@ -1,5 +1,6 @@
 """A hub on loopback: as much of the Hugging Face API as listing and range-reading a dataset takes. Point HF_ENDPOINT at `url`."""
 
+import base64
 import hashlib
 import json
 import re
@@ -7,7 +8,7 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.endpoint import Server
 
@@ -51,7 +52,7 @@ class Hub:
                 if self.command != "HEAD":
                     self.wfile.write(data)
 
-            do_HEAD = do_POST = do_GET
+            do_HEAD = do_POST = do_PUT = do_GET
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -76,7 +77,8 @@ class Hub:
                 {"id": self.repository, "sha": self.commit, "siblings": [self._sibling(name) for name in self.files], "tags": []}
             )
         if found.re is PATHS_INFO:
-            return self._json([self._entry(name) for name in json.loads(body)["paths"] if name in self.files])
+            asked = json.loads(body)["paths"] if body.startswith(b"{") else parse_qs(body.decode())["paths"]
+            return self._json([self._entry(name) for name in asked if name in self.files])
         below = f"{found['path']}/" if found["path"] else ""
         return self._json([self._entry(name) for name in self.files if name.startswith(below)])
 
@@ -121,3 +123,69 @@ class Hub:
     def __exit__(self, *_: object) -> None:
         self.server.shutdown()
         self.server.server_close()
+
+
+CREATE, VALIDATE = "/api/repos/create", "/api/validate-yaml"
+PREUPLOAD = re.compile(r"/api/datasets/(?P<repo>[^/]+/[^/]+)/preupload/main")
+COMMIT = re.compile(r"/api/datasets/(?P<repo>[^/]+/[^/]+)/commit/main")
+LFS_BATCH = re.compile(r"/datasets/(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch")
+STORED = re.compile(r"/stored/(?P<oid>[0-9a-f]{64})")
+
+
+class WritableHub(Hub):
+    """A hub that also takes files: Parquet into large-file storage, the rest inside the commit. `commits` lists the paths of each."""
+
+    def __init__(self, repository: str, fault: Callable[[str, str], int | None] | None = None) -> None:
+        self.stored: dict[str, bytes] = {}
+        self.commits: list[list[str]] = []
+        self.exists = False
+        self.created: dict[str, Any] = {}
+        super().__init__(repository, {}, fault, plain="-")
+
+    def respond(self, method: str, path: str, body: bytes, span: str | None) -> tuple[int, dict[str, str], bytes]:
+        status = self.fault(method, path) if self.fault else None
+        if status is not None:
+            return status, {"Content-Type": "application/json"}, b'{"error": "told to fail"}'
+        if path == CREATE:
+            self.created = self.created or json.loads(body)
+            status, self.exists = (409 if self.exists else 200), True
+            return status, {"Content-Type": "application/json"}, json.dumps({"url": f"{self.url}/datasets/{self.repository}"}).encode()
+        if path == VALIDATE:
+            return self._json({"warnings": [], "errors": []})
+        if PREUPLOAD.fullmatch(path):
+            return self._json({"files": [self._mode(item["path"]) for item in json.loads(body)["files"]]})
+        if LFS_BATCH.fullmatch(path):
+            objects = json.loads(body)["objects"]
+            return self._json({"transfer": "basic", "objects": [self._action(item) for item in objects]})
+        if stored := STORED.fullmatch(path):
+            self.stored[stored["oid"]] = body
+            return 200, {}, b""
+        if COMMIT.fullmatch(path):
+            return self._commit([json.loads(line) for line in body.splitlines()])
+        return super().respond(method, path, body, span)
+
+    def _mode(self, path: str) -> dict[str, Any]:
+        return {"path": path, "uploadMode": "lfs" if path.endswith(".parquet") else "regular", "shouldIgnore": False}
+
+    def _action(self, item: dict[str, Any]) -> dict[str, Any]:
+        upload = {} if item["oid"] in self.stored else {"actions": {"upload": {"href": f"{self.url}/stored/{item['oid']}"}}}
+        return {"oid": item["oid"], "size": item["size"], **upload}
+
+    def _commit(self, lines: list[dict[str, Any]]) -> tuple[int, dict[str, str], bytes]:
+        paths = []
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                self.files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                self.files[value["path"]] = self.stored[value["oid"]]
+            else:
+                continue
+            paths.append(value["path"])
+        self.commits.append(paths)
+        return self._json({"commitUrl": f"{self.url}/datasets/{self.repository}/commit/{self.commit}", "commitOid": self.commit})
+
+    def _entry(self, path: str) -> dict[str, Any]:
+        data = self.files[path]
+        lfs = {"lfs": {"oid": self.sha256(path), "size": len(data), "pointerSize": 130}} if path.endswith(".parquet") else {}
+        return {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest(), **lfs}

@@ -2,9 +2,10 @@
 
 import dataclasses
 import inspect
+import shlex
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,6 +88,27 @@ def _parameter(item: Any, hint: Any, positional: str | None) -> inspect.Paramete
 def _was_given(context: typer.Context, key: str) -> bool:
     source = context.get_parameter_source(key)
     return source is not None and source.name in (COMMAND_LINE, "ENVIRONMENT")
+
+
+def command_line(script: str, name: str, settings_class: type, values: Mapping[str, Any], positional: str | None = None) -> str:
+    """The command that runs stage `name` with these settings; those that have their default are left out.
+
+    `values` are those of a manifest: paths are texts, tuples are lists.
+    """
+    words = [script, name]
+    for item in dataclasses.fields(settings_class):
+        value = values.get(item.name)
+        default = list(item.default) if isinstance(item.default, tuple) else item.default
+        if value is None or value == default:
+            continue
+        option = f"--{item.name.replace('_', '-')}"
+        if item.name == positional:
+            words.append(str(value))
+        elif isinstance(value, bool):
+            words.append(option if value else f"--no-{option.removeprefix('--')}")
+        else:
+            words += [word for single in (value if isinstance(value, list) else [value]) for word in (option, str(single))]
+    return shlex.join(words)
 
 
 def require(value: Any, name: str, hint: str = "") -> Any:
