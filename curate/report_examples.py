@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from curate.agreement import average_precision, roc_auc
+from curate.arms import ARM_DESIGNS
 from curate.attach import fetch_rows
 from curate.behaviors import Behavior
+from curate.contrasts import CONTRASTS, DOSE
 from curate.highlight import Layer, Span, cue_spans, excerpt, highlighted
 from curate.parsing import num_words
 from curate.records.errors import FourHabitsError
@@ -146,14 +148,24 @@ def truth_spans(values: dict[str, Any]) -> list[dict[str, Any]] | None:
 
 
 def side_by_side(arms: Sequence["pl.DataFrame"], manifest: Manifest, behaviors: Sequence[Behavior], num_examples: int) -> dict[str, Any]:
-    """The two sets: totals, and the first examples of both, which are the two versions of one document in `pairs`.
+    """The sets: totals, what comparing them identifies, and their first examples; versions of one document stand beside each other.
 
     `arms` are the frames of the arms that `manifest` names; `manifest` is that of `match`.
     """
     names = arm_names(manifest)
     siblings = arms[0]["pair_id"].to_list() == arms[1]["pair_id"].to_list()
     shown = zip(*(arm.head(num_examples).to_dicts() for arm in arms))
+    kind = manifest.notes.get("arms", "pairs")
+    design = ARM_DESIGNS[kind]
+    places = {cell: number for number, cell in enumerate(design.cells)}
+    groups = [[places[cell] for cell in family] for family in design.families] if siblings else [list(range(len(names)))]
+    sides = [[one_side(row, name, behaviors) for row, name in zip(block, names, strict=True)] for block in shown]
     return {
+        "contrasts": CONTRASTS[kind],
+        "dose": manifest.notes.get("dose", 1),
+        "dose_note": DOSE,
+        "carriers": manifest.notes.get("carriers", {}),
+        "filtered": manifest.notes.get("filtered"),
         "siblings": siblings,
         "count": manifest.settings.get("count"),
         "tokenizer": manifest.settings.get("tokenizer"),
@@ -167,7 +179,7 @@ def side_by_side(arms: Sequence["pl.DataFrame"], manifest: Manifest, behaviors: 
             }
             for name, arm in zip(names, arms, strict=True)
         ],
-        "pairs": [[one_side(row, name, behaviors) for row, name in zip(pair, names, strict=True)] for pair in shown],
+        "pairs": [[block[place] for place in group] for block in sides for group in groups],
     }
 
 

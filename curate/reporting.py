@@ -116,7 +116,7 @@ def summary(stages: Sequence[Stage], title: str) -> str:
     if sets := done.get("match"):
         tokens = " and ".join(f"{count:,} tokens ({arm})" for arm, count in sets.tokens.items())
         examples = sets.notes.get("examples_per_arm", sets.rows_out // 2)
-        sentences.append(f"What came out are two sets of {counted(examples, 'example')} each, with {tokens}.")
+        sentences.append(f"What came out are {len(sets.tokens) or 2} sets of {counted(examples, 'example')} each, with {tokens}.")
     missing = [stage.name for stage in stages if not stage.manifest]
     if missing:
         sentences.append(f"Not finished: {', '.join(missing)}.")
@@ -222,6 +222,13 @@ def percent(share: float | None, digits: int = 1) -> str:
     return "–" if share is None else f"{100 * share:.{digits}f} %"
 
 
+def interval(row: Mapping[str, Any], name: str) -> str:
+    """`93 % (88 % to 96 %)` of a share under `name`; a dash where there is nothing to divide by, or an older run did not write it."""
+    if row.get(name) is None:
+        return "–"
+    return f"{percent(row[name], 0)} ({percent(row[f'{name}_low'], 0)} to {percent(row[f'{name}_high'], 0)})"
+
+
 def render(page: Mapping[str, Any]) -> str:
     """The HTML of the page; every value is escaped, and control characters in it are made visible.
 
@@ -241,7 +248,7 @@ def render(page: Mapping[str, Any]) -> str:
         "shown": lambda value: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False),
         "csp_hash": lambda style: "sha256-" + base64.b64encode(hashlib.sha256(str(style).encode()).digest()).decode(),
     }
-    environment.globals |= {"counted": counted}
+    environment.globals |= {"counted": counted, "interval": interval}
     template = environment.from_string(files("curate").joinpath("report.html.j2").read_text(encoding="utf-8"))
     html = template.render(page).translate(VISIBLE)
     # A bare carriage return in a file would be read as a line feed; a lone surrogate cannot be written at all.

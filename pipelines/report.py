@@ -35,6 +35,7 @@ from pipelines.match import BALANCE_FILE
 from pipelines.stage import read_table
 
 REPORT_FILE = "report.html"
+SPOKEN_NUMBERS = {2: "two", 4: "four"}
 
 
 def report(settings: ReportSettings) -> Path:
@@ -86,7 +87,7 @@ def collect(folder: Path, stages: list[Stage], num_examples: int) -> dict[str, A
     title = title_of(made.get("classify"))
     return {
         "title": title,
-        "heading": f"From {title} to two matched sets" if arms else f"What was found in {title}",
+        "heading": f"From {title} to {SPOKEN_NUMBERS[len(arms)]} matched sets" if arms else f"What was found in {title}",
         "version": version("fourhabits"),
         "summary": summary(stages, title),
         "tiles": tiles(stages),

@@ -7,10 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from curate.arms import ARM_DESIGNS
 from curate.behaviors import load_behaviors
+from curate.card import PublishSettings
 from curate.classification import DEFAULT_DATASET, ClassifySettings
+from curate.dose import check_dose
 from curate.engines.models import DEFAULT_MODEL
 from curate.engines.settings import ENGINES, LABEL_ENGINES, keep_engines
+from curate.hub import check_repository
 from curate.matching import BUDGET_TOKENS, DEFAULT_TOKENIZER, MatchSettings, load_tokenizer
 from curate.prevalence import FrequenciesSettings
 from curate.records.command import require
@@ -21,7 +25,7 @@ from curate.rewriting import ARMS, RewriteSettings, check_arms
 from curate.selection import SelectSettings, choose_habits
 from curate.verification import VerifySettings
 
-STAGES = ("classify", "frequencies", "select", "rewrite", "verify", "match", "report")
+STAGES = ("classify", "frequencies", "select", "rewrite", "verify", "match", "report", "publish")
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,9 @@ class RunSettings:
     solution: str = option("0.5", "Least probability that the document contains a solution, or top:SHARE.")
     budget_tokens: int = option(BUDGET_TOKENS, "Tokens of each arm.", at_least=1)
     tokenizer: str = option(DEFAULT_TOKENIZER, "Tokenizer that the tokens are counted with.")
+    dose: float = option(1.0, "Share of the examples of an arm with behavior that carry it; the others are their siblings.", at_least=0)
+    push_to_hub: str | None = option(None, "At the end send the sets to this dataset repository (user/name) on the Hugging Face hub.")
+    private: bool = option(True, "Make a new repository private.")
     executor: str = option("local", "Where tasks run.", choices=("local", "slurm"))
     tasks: int = option(1, "Tasks that share the work; each drives one engine.", at_least=1)
     slurm: tuple[str, ...] = option((), "Slurm settings as name=value.")
@@ -69,7 +76,7 @@ class RunSettings:
 
 
 def run(settings: RunSettings) -> None:
-    """From a corpus to two matched sets: classify, frequencies, select, rewrite, verify, match, report.
+    """From a corpus to matched sets: classify, frequencies, select, rewrite, verify, match, report, publish (the card of the sets).
 
     Each stage reads the folder of the one before and writes its own below --out; repeat the command after an interruption and it
     goes on. A file that fails is named at the end, and the rest is done.
@@ -78,6 +85,7 @@ def run(settings: RunSettings) -> None:
     import pipelines.frequencies
     import pipelines.match
     import pipelines.plan
+    import pipelines.publish
     import pipelines.report
     import pipelines.rewrite
     import pipelines.select
@@ -92,6 +100,7 @@ def run(settings: RunSettings) -> None:
         "verify": (VerifySettings, pipelines.verify.verify),
         "match": (MatchSettings, pipelines.match.match),
         "report": (ReportSettings, pipelines.report.report),
+        "publish": (PublishSettings, pipelines.publish.publish),
     }
     overrides = stage_overrides(settings.stages)
     built: dict[str, Any] = {
@@ -122,6 +131,10 @@ def preflight(built: dict[str, Any]) -> None:
         raise UserError(
             f"the labels of --preset {classify.preset} say nothing of problem and solution, which select needs; use --mode rationale"
         )
+    kind = "extract" if rewrite.engine == "extract" else rewrite.arms
+    check_dose(match.dose, ARM_DESIGNS[kind], kind)
+    if built["publish"].push_to_hub is not None:
+        check_repository(built["publish"].push_to_hub)
     choose_habits(built["select"].habits, [behavior.name for behavior in load_behaviors(classify.behaviors)])
     for stage in (classify, rewrite, built["verify"]):
         if "openai" in (stage.engine, stage.cascade_engine if stage.engine == "cascade" else "") and not stage.base_url:
@@ -137,7 +150,8 @@ def stage_settings(settings: RunSettings, name: str, settings_class: type, out: 
     shared = {
         item.name: getattr(settings, item.name) for item in fields(settings) if item.name in known - {"out", "limit", "sample", "model"}
     }
-    folders = {"labels": out / "labels", "candidates": out / "candidates", "qa": out / "qa", "verified": out / "verified", "run": out}
+    folders = {"labels": out / "labels", "candidates": out / "candidates", "qa": out / "qa", "verified": out / "verified"}
+    folders |= {"run": out, "sets": out / "sets"}
     targets = {
         "classify": "labels",
         "frequencies": "frequencies",
@@ -147,7 +161,8 @@ def stage_settings(settings: RunSettings, name: str, settings_class: type, out: 
         "match": "sets",
     }
     values = shared | {key: folder for key, folder in folders.items() if key in known}
-    values["out"] = out / targets[name] if name in targets else out / "report.html"
+    if name != "publish":
+        values["out"] = out / targets[name] if name in targets else out / "report.html"
     if name == "classify":
         values |= {"limit": settings.limit, "sample": settings.sample}
     if "engine" in known:

@@ -237,6 +237,9 @@ def test_stages_take_any_setting_from_a_file_and_refuse_unknown_ones(server: End
         (("--rewrite-engine", "extract"), "cannot make pairs; use it with --arms paper"),
         (("--behaviors", "/nowhere.toml"), "cannot read the behaviors file"),
         (("--budget-tokens", "0"), "budget_tokens = 0 is less than 1"),
+        (("--dose", "2"), "--dose 2 is not above 0 and at most 1"),
+        (("--dose", "0.5", "--arms", "paper"), "--dose 0.5 needs siblings without behavior, which the arms paper do not have"),
+        (("--push-to-hub", "sets"), "--push-to-hub 'sets' is not of the form user/name"),
     ],
 )
 def test_what_would_stop_a_later_stage_is_told_before_the_first(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
