@@ -68,7 +68,8 @@ def stages_of(folder: Path, manifest: Manifest) -> list[Stage]:
     if not is_adopted(rewritten):
         candidates = candidates_of(qa)
         labels = Path(read_manifest(candidates).inputs[0].root).parent
-        places += [("classify", labels), ("select", candidates)]
+        topics = read_manifest(candidates).settings.get("topics")
+        places += [("classify", labels), *([("topics", Path(topics))] if topics else []), ("select", candidates)]
     places.append(("rewrite", qa))
     if verified := manifest.settings.get("verified"):
         places.append(("verify", Path(verified)))

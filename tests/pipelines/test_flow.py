@@ -287,7 +287,8 @@ def test_documents_that_are_no_question_and_answer_are_error_rows_of_extract(ser
 
 def test_extract_takes_columns_and_cannot_make_pairs(server: Endpoint, tmp_path: Path) -> None:
     rows = documents(12)
-    columns = {"text": [row["text"] for row in rows], "question": ["q?"] * 12, "answer": ["We think.\n#### 4"] * 11 + ["\x00 half"]}
+    told = [f"{' '.join(f'w{number * 40 + word}' for word in range(30))}.\n#### 4" for number in range(11)]  # nothing alike
+    columns = {"text": [row["text"] for row in rows], "question": ["q?"] * 12, "answer": [*told, "\x00 half"]}
     corpus = write_parquet(tmp_path / "a.parquet", columns)
     result = run(server, tmp_path / "run", "--dataset", corpus, "--rewrite-engine", "extract")
     assert result.exit_code == 2 and "cannot make pairs; use it with --arms paper" in error_line(result)
