@@ -292,7 +292,9 @@ def test_extract_takes_columns_and_cannot_make_pairs(server: Endpoint, tmp_path:
     corpus = write_parquet(tmp_path / "a.parquet", columns)
     result = run(server, tmp_path / "run", "--dataset", corpus, "--rewrite-engine", "extract")
     assert result.exit_code == 2 and "cannot make pairs; use it with --arms paper" in error_line(result)
-    result = run(server, tmp_path / "run", "--dataset", corpus, "--rewrite-engine", "extract", "--arms", "paper")
+    (tmp_path / "stages.toml").write_text("[match]\nmatch-on = ['source']\n")  # twelve documents are too few for more
+    options = ("--rewrite-engine", "extract", "--arms", "paper", "--stages", tmp_path / "stages.toml")
+    result = run(server, tmp_path / "run", "--dataset", corpus, *options)
     assert result.exit_code == 0, result.stderr
     assert {row["answer"] for row in rows_of(tmp_path / "run" / "qa") if not row["error"]} == {"4"}
 
