@@ -25,18 +25,20 @@ from curate.student.tables import labelled_windows, read_windows
 NAMES = [behavior.name for behavior in load_behaviors()]
 BUG = "I had a bug here: my first attempt was wrong, so instead I count pairs."
 CHECK = "Check: substituting x = 2 back into the equation gives 4 = 4, as expected."
+GOAL = "It remains to bound the second sum, for which it suffices to bound each term."
 PLAIN = "The ring of integers is a principal ideal domain. Every prime has two divisors."
 
 
 def taught(count: int = 60) -> pl.DataFrame:
-    """Windows of 20 documents in which `verification` and `backtracking` are plain to see; the others follow the row number."""
+    """Windows of 20 documents in which `verification` and `backtracking` are plain to see, and the other two by one sentence."""
     rows = []
     for number in range(count):
         shown = {"verification": number % 3 == 0, "backtracking": number % 3 == 1}
         first = CHECK if shown["verification"] else BUG if shown["backtracking"] else PLAIN
-        text = f"{first}\n\nA remark about {number} and $x = {number}$.\n\n{PLAIN}"
+        more = f"{GOAL}\n\n" if number % 2 == 0 else ""
+        text = f"{more}{first}\n\nA remark about {number} and $x = {number}$.\n\n{PLAIN}"
         labels = {name: float(shown.get(name, number % 2 == 0)) for name in (*NAMES, "problem", "solution")}
-        evidence = [{"behavior": name, "start": 0, "end": len(first)} for name in NAMES if shown.get(name)]
+        evidence = [{"behavior": name, "start": len(more), "end": len(more) + len(first)} for name in NAMES if shown.get(name)]
         rows.append({"doc": f"d{number // 3}", "source": f"s{number % 2}", "text": text, "evidence": evidence, **labels})
     return pl.DataFrame(rows)
 
