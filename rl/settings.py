@@ -130,7 +130,7 @@ MODERN = FOUR_HABITS | {
 }
 # For models of 0.4M to 3M parameters on a CPU, after `rl warmstart` and `train sft`.
 TINY = FOUR_HABITS | {
-    "total_steps": 100,
+    "total_steps": 60,
     "prompts_per_step": 64,
     "max_prompt_tokens": 32,
     "max_response_tokens": 128,
