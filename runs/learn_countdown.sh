@@ -5,7 +5,7 @@
 set -eu
 out=${1:-learn_countdown}
 
-# 1,299 problems of three numbers, 250 of them kept for the evaluations
+# 1,298 problems of three numbers, 250 of them kept for the evaluations
 rl tasks --operands 3 --max-number 9 --min-target 1 --max-target 20 --num-train 0 --num-test 250 --seed 7 \
     --out "$out/tasks"
 
