@@ -85,7 +85,9 @@ def _attention(module: Any, query: Tensor, key: Tensor, value: Tensor, attention
 def _document_by_document(query: Tensor, key: Tensor, value: Tensor, lengths: list[int], scale: float | None) -> Tensor:
     if (groups := query.shape[1] // key.shape[1]) > 1:
         key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-    if query.device.type == "cpu" and query.dtype in (torch.float32, torch.float64) and query.shape[3] == value.shape[3]:
+    # under autocast they differ, and torch's own call brings them together
+    same = query.dtype == key.dtype == value.dtype and query.shape[3] == value.shape[3]
+    if same and query.device.type == "cpu" and query.dtype in (torch.float32, torch.float64):
         return documents_attention(query, key, value, lengths, scale).transpose(1, 2)
     # split and cat, not slices: the gradient of a slice is a zero-filled tensor of the whole row
     parts = zip(*(x.split(lengths, dim=2) for x in (query, key, value)))

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
-from curate.records.errors import output_error
+from curate.records.errors import OutputError, output_error
 from curate.records.parts import sync_folder
 
 
@@ -43,5 +44,8 @@ def export_model(lm: Any, tokenizer: Any, folder: Path, *, dtype: torch.dtype, w
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise output_error(folder, error) from error
+    except SafetensorError as error:  # it wraps the operating system's: a full disk, most often
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise OutputError(f"cannot write {folder}: {error}; free some space and run the same command again") from error
     finally:
         lm.config.dtype = former

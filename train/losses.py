@@ -13,7 +13,7 @@ from torch import Tensor
 from train.onednn import product
 
 IGNORED = -100
-CHUNK_TOKENS = 512
+CHUNK_TOKENS = 256
 CHUNK_VOCAB = 16_384  # the weight's gradient is added up in blocks of this many rows, which bounds the temporary
 
 

@@ -150,7 +150,8 @@ def report(settings: PlanSettings) -> list[str]:
     context = settings.context_tokens or 4096
     micro = settings.micro_batch_tokens or 16_384
     shards = settings.num_gpus if settings.sharding == "fsdp2" else 1
-    lines = [f"{settings.model}: {(layers + head * (1 if config.tie_word_embeddings else 2)) / 1e9:.3g}B parameters"]
+    count = layers + head * (1 if config.tie_word_embeddings else 2)
+    lines = [f"{settings.model}: {f'{count / 1e9:.3g}B' if count >= 1e9 else f'{count / 1e6:.3g}M'} parameters"]
     need = memory(config, settings, shards=shards, micro_batch_tokens=micro)
     parts = ", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in vars(need).items())
     how = f"{settings.num_gpus} x {settings.sharding}" if settings.num_gpus > 1 else "one GPU"
@@ -169,10 +170,13 @@ def report(settings: PlanSettings) -> list[str]:
     seconds = flops / (settings.peak_tflops * 1e12 * settings.assumed_mfu * settings.num_gpus)
     best, worst = (seconds * settings.assumed_mfu / share for share in (0.55, 0.25))
     lines.append(f"{tokens:,} tokens a pass: {updates:,} updates an epoch, {total_updates:,} in all (recipe {settings.recipe})")
+    expected = format_seconds(seconds) if seconds >= 1 else "under a second"
     lines.append(
-        f"{flops:.2g} FLOPs: {format_seconds(seconds)} on {settings.num_gpus} GPU at {settings.assumed_mfu:.0%} of "
+        f"{flops:.2g} FLOPs: {expected} on {settings.num_gpus} GPU at {settings.assumed_mfu:.0%} of "
         f"{settings.peak_tflops:g} TFLOP/s (from {format_seconds(best)} at 55% to {format_seconds(worst)} at 25%)"
     )
+    if config.hidden_size < 512:
+        lines.append("a model this small trains on a CPU too; a short run with --max-steps 5 shows its rate and the time that is left")
     checkpoint = (layers + head) * 4 * 3 / GIGA
     kept = checkpoint * (settings.keep_last + 1)  # the next one is complete before the oldest goes
     lines.append(f"disk: {kept:.1f} GB for checkpoints ({checkpoint:.1f} GB each), {(layers + head) * 2 / GIGA:.1f} GB for the model")

@@ -80,7 +80,9 @@ def test_plan_names_a_way_to_fit(tmp_path):
     assert any("254 updates an epoch" in line for line in lines)
     with pytest.raises(UserError, match="--data or --tokens"):
         report(PlanSettings())
-    assert "updates an epoch" in " ".join(report(PlanSettings(data=write_data(tmp_path / "data"))))
+    tiny = " ".join(report(PlanSettings(data=write_data(tmp_path / "data"))))
+    assert "updates an epoch" in tiny and "M parameters" in tiny and "trains on a CPU too" in tiny
+    assert lines[0] == "meta-llama/Llama-3.2-3B: 3.21B parameters"
     with pytest.raises(UserError, match="cannot read the configuration"):
         report(PlanSettings(model=str(tmp_path / "absent"), tokens=5))
 
