@@ -76,7 +76,7 @@ def make_labels(run: Path, documents: list[dict[str, Any]], model: str = "judge"
 def make_selection(run: Path) -> None:
     """Run the stages that need no model."""
     frequencies(FrequenciesSettings(labels=run / "labels", out=run / "frequencies"))
-    select(SelectSettings(run / "labels", run / "candidates"))
+    select(SelectSettings(labels=run / "labels", out=run / "candidates"))
 
 
 def make_sets(run: Path, pairs: list[dict[str, tuple[str, str]]], siblings: bool = True) -> None:

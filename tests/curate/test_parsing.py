@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curate.parsing import num_words, parse_count, parse_tags, within
+from curate.parsing import is_blank, num_words, parse_count, parse_tags, within
 from tests.helpers import real_data
 
 NAMES = ("question", "thoughts", "answer")
@@ -36,7 +36,11 @@ PIECES = st.sampled_from(
         "x < y > z",
     ]
 )
-CONTENT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40).map(lambda text: text.replace("<", "≺")).filter(str.strip)
+CONTENT = (
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+    .map(lambda text: text.replace("<", "≺"))
+    .filter(lambda text: not is_blank(text))
+)
 
 
 def written(fields: dict[str, str], blank: str = "", upper: bool = False) -> str:

@@ -66,7 +66,8 @@ def test_each_wording_is_asked_and_compared(tmp_path: Path) -> None:
         assert result.exit_code == 0, result.stderr
         asked = len(server.bodies)
         again = curate("sensitivity", *ENGINE, *arguments)
-        assert again.exit_code == 0 and again.stdout == result.stdout and len(server.bodies) == asked  # nothing is asked twice
+        assert again.exit_code == 0 and len(server.bodies) == asked  # nothing is asked twice
+        assert again.stdout.partition("verification:")[2] == result.stdout.partition("verification:")[2]  # after the plan, the same table
     assert asked == 12 * (4 + 3 * 2 + 2)
     assert "verification: prevalence 0.000 to 0.167; 16.7% of 12 documents disputed" in result.stdout
     table = pl.read_parquet(tmp_path / "out" / "wordings.parquet").filter(behavior="verification")

@@ -262,7 +262,7 @@ def test_human_questions_and_answers_become_arms_without_a_rewriter(server: Endp
     corpus = real_data(f"corpus/{name}.parquet")
     options = ("--rewrite-engine", "extract", "--arms", "paper", "--limit", 60, "--present", "top:0.2", "--absent", "bottom:0.9")
     stages = tmp_path / "stages.toml"
-    stages.write_text("[select]\nproblem = 0.0\nsolution = 0.0\n")
+    stages.write_text('[select]\nproblem = 0.0\nsolution = 0.0\n[match]\nmatch_on = ["source"]\n')  # twelve documents find few alike
     result = run(server, tmp_path / "run", "--dataset", corpus, "--stages", stages, *options)
     assert result.exit_code == 0, result.stderr
     qa = conserved(tmp_path / "run" / "qa")
@@ -301,7 +301,9 @@ def test_extract_takes_columns_and_cannot_make_pairs(server: Endpoint, tmp_path:
 
 def test_the_published_pair_runs_end_to_end(server: Endpoint, tmp_path: Path) -> None:
     corpus = write_jsonl(tmp_path / "a.jsonl", documents(24))
-    result = run(server, tmp_path / "run", "--dataset", corpus, "--arms", "paper", *rewriter())
+    stages = tmp_path / "stages.toml"
+    stages.write_text('[match]\nmatch_on = ["source"]\n')  # 24 documents of a few words find no partner within the caliper
+    result = run(server, tmp_path / "run", "--dataset", corpus, "--arms", "paper", "--stages", stages, *rewriter())
     assert result.exit_code == 0, result.stderr
     counts = {cell: sum(row["cell"] == cell for row in rows_of(tmp_path / "run" / "qa")) for cell in ("paper_enriched", "paper_control")}
     assert counts == {"paper_enriched": 16, "paper_control": 8}

@@ -76,16 +76,18 @@ def test_a_draw_of_documents_estimates_the_whole_with_an_interval(server: Endpoi
     assert inside >= 9
 
 
+@pytest.mark.slow
 def test_seconds_are_within_a_quarter_of_what_the_run_takes(tmp_path: Path) -> None:
-    """An endpoint that answers in 30 ms on average, four requests at a time: 133 a second at the most."""
+    """An endpoint that answers in 120 ms on average, four requests at a time: 33 a second at the most, so that a busy machine hardly
+    shows."""
     corpus = write_jsonl(tmp_path / "a.jsonl", documents(70))
-    with Endpoint(latency_seconds=0.03) as slow:
+    with Endpoint(latency_seconds=0.12) as slow:
         options = ("--dataset", corpus, *ENGINE, "--base-url", slow.url, "--max-in-flight", 4)
         (stage,) = planned(tmp_path, *options, "--calibrate", 30)
         asked = len(slow.bodies)
         assert curate("classify", *options, "--out", tmp_path / "labels").exit_code == 0
     taken = read_manifest(tmp_path / "labels").seconds
-    assert asked == 30 * 6 and taken > 70 * 6 * 0.03 / 4 * 0.8
+    assert asked == 30 * 6 and taken > 70 * 6 * 0.12 / 4 * 0.8
     assert stage["seconds"]["likely"] == pytest.approx(taken, rel=0.25)
     assert stage["source"] == "timing 29 documents just now"
     (again,) = planned(tmp_path, *options, "--rate-from", tmp_path / "labels")
