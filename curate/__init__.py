@@ -12,7 +12,7 @@ _PUBLIC = {
     "plan": ("pipelines.plan", "curate.planning", "PlanSettings"),
     "frequencies": ("pipelines.frequencies", "curate.prevalence", "FrequenciesSettings"),
     "audit": ("pipelines.audit", "curate.auditing.settings", "AuditSettings"),
-    "topics": ("pipelines.topics", "curate.topics", "TopicsSettings"),
+    "topics": ("pipelines.topics", "curate.topic_clusters", "TopicsSettings"),
     "select": ("pipelines.select", "curate.selection", "SelectSettings"),
     "rewrite": ("pipelines.rewrite", "curate.rewriting", "RewriteSettings"),
     "verify": ("pipelines.verify", "curate.verification", "VerifySettings"),

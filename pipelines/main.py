@@ -21,7 +21,7 @@ from curate.rewriting import RewriteSettings
 from curate.selection import SelectSettings
 from curate.sensitivity import SensitivitySettings
 from curate.student.settings import DistillSettings
-from curate.topics import TopicsSettings
+from curate.topic_clusters import TopicsSettings
 from curate.verification import VerifySettings
 from pipelines.run import RunSettings
 from pipelines.status import DatasetsSettings, DoctorSettings, StatusSettings

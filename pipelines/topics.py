@@ -15,7 +15,7 @@ from curate.records.errors import UserError
 from curate.records.manifest import InputFile, Manifest, file_sha256, read_manifest
 from curate.records.parts import write_json
 from curate.records.settings import to_dict
-from curate.topics import AssignTopics, TopicModel, TopicsSettings, check_text, fit_topics, read_model
+from curate.topic_clusters import AssignTopics, TopicModel, TopicsSettings, check_text, fit_topics, read_model
 from pipelines.executors import RunOptions, execute
 from pipelines.ledger import Ledger, make_chunks
 from pipelines.stage import begin, finish, part_files

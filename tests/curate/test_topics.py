@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from curate.records.errors import UserError
-from curate.topics import difficulty, fit_topics, read_model
+from curate.topic_clusters import difficulty, fit_topics, read_model
 
 ALGEBRA = ["matrix", "vector", "basis", "eigenvalue", "linear", "rank", "kernel", "determinant"]
 GAMES = ["dice", "cards", "probability", "deck", "hand", "suit", "draw", "odds"]

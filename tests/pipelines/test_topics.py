@@ -15,7 +15,7 @@ from curate.records.errors import UserError
 from curate.records.manifest import Manifest, read_manifest
 from curate.records.parts import write_part
 from curate.selection import SelectSettings
-from curate.topics import TopicsSettings
+from curate.topic_clusters import TopicsSettings
 from curate.windows import notation_density
 from pipelines.select import select
 from pipelines.topics import topics

@@ -37,6 +37,8 @@ theirs = VLLMSampler(actor, folder, len(tokenizer), stop, 64)
 def compare(version):
     theirs.wake()
     theirs.load_weights(version)
+    ours.wake()
+    ours.load_weights(version)
     a = ours.generate(prompts, noise, Sampling(16, 0.0))
     b = theirs.generate(prompts, noise, Sampling(16, 0.0))
     for x, y in zip(a, b):
