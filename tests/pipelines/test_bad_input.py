@@ -172,7 +172,7 @@ def test_a_dataset_that_is_none_is_refused(server: Endpoint, tmp_path: Path, dat
         (("--limit", "0"), 2, ("limit = 0 is less than 1",)),
         (("--chunk-rows", "0", "--seed", "-1"), 2, ("chunk_rows = 0 is less than 1", "seed = -1 is less than 0")),
         (("--limit", "3", "--sample", "3", "--engine", "openai"), 2, ("exclude each other",)),
-        (("--engine", "vlm"), 2, ("engine = 'vlm' is not one of vllm, openai (did you mean 'vllm'?)",)),
+        (("--engine", "vlm"), 2, ("engine = 'vlm' is not one of vllm, openai, student, cascade (did you mean 'vllm'?)",)),
         (("--behaviors", "{tmp}/none.toml", "--engine", "openai"), 2, ("cannot read the behaviors file",)),
         (("--config", "{tmp}/none.toml"), 2, ("cannot read the settings file",)),
         (("--engine", "openai"), 2, ("--engine openai needs --base-url",)),
