@@ -49,7 +49,7 @@ class Annotated(Endpoint):
         return f"<{tag}>{row[tag]}</{tag}>"
 
     def score(self, shown: str, text: str) -> dict:
-        key = next((name for cue, name in ASKED.items() if cue in text.rpartition("Question:")[2]), None)
+        key = next((name for cue, name in ASKED.items() if cue in text.rpartition(">>>")[2]), None)
         flat = " ".join(shown.split())
         if key is None:
             return completion(score=0.95)
