@@ -1,7 +1,5 @@
 """A full disk, a read-only folder, a file where a folder should be: one line, exit code 4, nothing half-written, resume works."""
 
-import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.endpoint import Endpoint
+from tests.helpers import small_disk
 from tests.pipelines.runs import MODEL, parts_of, rows_of, run, write_corpus
 
 ROWS, CHUNK_ROWS = 24, 2
@@ -24,17 +23,8 @@ def endpoint() -> Iterator[Endpoint]:
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own of 1 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("only root may mount a small file system")
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True)
-    if made.returncode:
-        pytest.skip(f"cannot mount a small file system here: {made.stderr.strip()}")
-    try:
+    with small_disk(tmp_path / "disk", "1m") as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 def command(tmp_path: Path, endpoint: Endpoint, out: Path, tasks: int = 1) -> tuple[object, ...]:

@@ -12,7 +12,7 @@ def countdown_folder() -> Path:
     """The folder, when the environment names it."""
     root = os.environ.get("FOURHABITS_TEST_DATA")
     if not root or not (Path(root) / "countdown").is_dir():
-        pytest.skip("needs FOURHABITS_TEST_DATA with countdown/ (see tests/README)")
+        pytest.skip("FOURHABITS_TEST_DATA is not set or has no countdown/: those tasks and outputs are not part of the repository")
     return Path(root) / "countdown"
 
 

@@ -1,11 +1,8 @@
 """A disk that fills up while training: one line, exit code 4, the last good checkpoint stays, and the same command goes on."""
 
-import os
-import shutil
-import subprocess
-
 import pytest
 
+from tests.helpers import small_disk
 from tests.train.runs import losses, train, write_data
 from train.checkpoint import load_latest
 
@@ -15,17 +12,8 @@ MEGA = 1 << 20
 @pytest.fixture
 def disk(tmp_path):
     """A file system of its own of 24 MB: a checkpoint of the tiny model takes 5 MB, the final model 2."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("only root may mount a small file system")
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder], capture_output=True, text=True)
-    if made.returncode:
-        pytest.skip(f"cannot mount a small file system here: {made.stderr.strip()}")
-    try:
+    with small_disk(tmp_path / "disk", "24m") as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 def errors(output):
