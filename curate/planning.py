@@ -121,7 +121,7 @@ class StagePlan:
         work = self.work
         amounts = f"{work.documents:,} documents, {_count(work.windows)} windows, {_count(work.requests)} requests"
         tokens = f"{_count(work.prompt_tokens)} prompt tokens ({_count(work.new_tokens)} not cached), {_count(work.answer_tokens)} answered"
-        lines = [f"plan of {self.stage}: {amounts}", f"  {tokens}"]
+        lines = [f"plan of {self.stage}: {amounts}", *([f"  {tokens}"] if work.prompt_tokens.high else [])]
         if self.seconds:
             low, likely, high = (format_seconds(value) for value in (self.seconds.low, self.seconds.likely, self.seconds.high))
             beside = f" on {self.engines} engines side by side" if self.engines > 1 else ""
@@ -160,6 +160,9 @@ def labelling_work(texts: Sequence[str], documents: int, settings: EngineSetting
     step = Classify(settings, labelling)
     volumes = np.array([_volume(text, step, method) for text in texts], dtype=np.float64).reshape(len(texts), 4)
     characters, windows, prompts, new = (_total(volumes[:, column], documents) for column in range(4))
+    if settings.engine == "student":  # one pass over the characters, no prompt
+        each, none = Range(1, 1, 1) * documents, Range(0, 0, 0)
+        return Workload(documents, characters, windows, each, none, none, none)
     requests = windows * len(method.questions)
     low, likely, high = (min(value, method.answer_tokens) for value in RATIONALE_TOKENS)
     answers = requests if method.answer_tokens == 1 else Range(requests.low * low, requests.likely * likely, requests.high * high)

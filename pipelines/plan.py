@@ -1,8 +1,11 @@
 """`curate plan`, and what every stage with an engine says and asks before it starts."""
 
+import math
+import random
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -34,8 +37,8 @@ from curate.records.parts import write_json
 from curate.windows import default_window_chars
 from pipelines.ledger import Chunk, Ledger, make_chunks
 
-SAMPLE_DOCUMENTS = 64
-MOST_CHUNKS, MOST_CHUNKS_ON_HUB = 16, 4  # that documents are drawn from: on the hub each costs a row group
+SAMPLE_DOCUMENTS, SAMPLE_DOCUMENTS_ON_HUB = 1024, 64  # lengths have heavy tails; local rows cost next to nothing
+MOST_CHUNKS, MOST_CHUNKS_ON_HUB = 64, 4  # that documents are drawn from: on the hub each costs a row group
 
 
 def plan(settings: PlanSettings) -> list[StagePlan]:
@@ -52,7 +55,7 @@ def plan(settings: PlanSettings) -> list[StagePlan]:
         print("nothing is left to do")
         return []
     labelling = settings.labelling()
-    texts = draw_texts(chunks, settings, max(SAMPLE_DOCUMENTS, settings.calibrate))
+    texts = draw_texts(chunks, settings, settings.calibrate)
     work = labelling_work(texts, sum(chunk.num_rows for chunk in chunks), settings, labelling)
     rate = known_rate(settings, work, texts, labelling)
     plans = [stage_plan("classify", work, settings, rate)]
@@ -72,18 +75,19 @@ def missing_chunks(settings: ClassifySettings) -> list[Chunk]:
     return chunks if settings.out is None else Ledger(settings.out, "classify", {}, chunks).missing()
 
 
-def draw_texts(chunks: Sequence[Chunk], settings: ClassifySettings, number: int) -> list[str]:
-    """Texts of about `number` documents drawn at random from a few chunks drawn in proportion to their rows; unusable rows are empty
-    texts, as they cost nothing."""
+def draw_texts(chunks: Sequence[Chunk], settings: ClassifySettings, at_least: int = 0) -> list[str]:
+    """Texts of documents drawn at random: a like share of every chunk, or, where there are many, of a few drawn in proportion to their
+    rows. Unusable rows are empty texts, as they cost nothing."""
     rng = np.random.default_rng(settings.seed)
     sizes = np.array([chunk.num_rows for chunk in chunks], dtype=np.float64)
-    most = MOST_CHUNKS_ON_HUB if chunks[0].file.root.startswith("hf://") else MOST_CHUNKS
-    if sizes.sum() <= number:
-        drawn = {index: int(size) for index, size in enumerate(sizes)}
+    on_hub = chunks[0].file.root.startswith("hf://")
+    most = MOST_CHUNKS_ON_HUB if on_hub else MOST_CHUNKS
+    number = max(SAMPLE_DOCUMENTS_ON_HUB if on_hub else SAMPLE_DOCUMENTS, at_least)
+    if len(chunks) <= most:
+        drawn = {index: min(math.ceil(number * size / sizes.sum()), int(size)) for index, size in enumerate(sizes)}
     else:
-        picks = rng.choice(len(chunks), size=min(most, len(chunks)), p=sizes / sizes.sum(), replace=len(chunks) > most)
-        share = -(-number // len(picks))
-        drawn = {int(index): min(int(count) * share, int(sizes[index])) for index, count in Counter(picks.tolist()).items()}
+        picks = rng.choice(len(chunks), size=most, p=sizes / sizes.sum())
+        drawn = {int(index): min(int(count) * -(-number // most), int(sizes[index])) for index, count in Counter(picks.tolist()).items()}
     texts = []
     for index, count in sorted(drawn.items()):
         chunk = chunks[index]
@@ -105,7 +109,8 @@ def known_rate(settings: PlanSettings, work: Workload, texts: Sequence[str], lab
     if settings.rate_from is not None:
         return rate_of(settings.rate_from, settings)
     if settings.calibrate:
-        return calibrate(settings, [text for text in texts if text][: settings.calibrate], labelling)
+        usable = [text for text in texts if text]
+        return calibrate(settings, random.Random(settings.seed).sample(usable, min(settings.calibrate, len(usable))), labelling)
     return default_rate(settings)
 
 
@@ -142,27 +147,40 @@ def calibrate(settings: ClassifySettings, texts: Sequence[str], labelling: Label
     """Start the engine, warm it on one document, and time it on the others; nothing is written."""
     if len(texts) < 2:
         raise UserError("too few documents to calibrate on")
+    if settings.engine == "cascade":
+        raise UserError("a cascade works at two paces: time --engine student and --engine vllm on their own, or give --rate")
     if leaves_machine(settings):
         agree(f"{len(texts)} documents are sent to {settings.base_url} to time it", settings.yes)
+
+    def documents(some: Sequence[str]) -> Iterator[Document]:
+        for number, text in enumerate(some):
+            yield Document(text=text, id=f"{number}", metadata={"row": {}, "error": None})
+
     started = time.monotonic()
-    with make_engine(settings) as engine:
-        method = labelling.method(engine.info.calibrated)
-        step = Classify(settings, labelling)
-
-        def documents(some: Sequence[str]) -> Iterator[Document]:
-            for number, text in enumerate(some):
-                yield Document(text=text, id=f"{number}", metadata={"row": {}, "error": None})
-
+    with _labeller(settings, labelling) as label:
         warm = time.monotonic()
-        for document in step.label(documents(texts[:1]), engine, method):
+        for document in label(documents(texts[:1])):
             _refuse_errors(document)
         ready = time.monotonic()
         ends, lengths = [], []
-        for document in step.label(documents(texts[1:]), engine, method):
+        for document in label(documents(texts[1:])):
             _refuse_errors(document)
             ends.append(time.monotonic() - ready)
             lengths.append(len(document.text))
     return measured_rate(ends, lengths, warm - started, f"timing {len(ends)} documents just now")
+
+
+@contextmanager
+def _labeller(settings: ClassifySettings, labelling: Labelling) -> Iterator[Callable[[Iterator[Document]], Iterator[Document]]]:
+    """What labels a stream of documents, loaded."""
+    if settings.engine == "student":
+        from curate.student.labelling import make_labeller
+
+        yield make_labeller(settings, labelling).label
+        return
+    step = Classify(settings, labelling)
+    with make_engine(settings) as engine:
+        yield lambda some: step.label(some, engine, labelling.method(engine.info.calibrated))
 
 
 def _refuse_errors(document: Document) -> None:
@@ -184,6 +202,8 @@ def stage_plan(stage: str, work: Workload, settings: EngineSettings, rate: Rate 
         if settings.max_dollars is not None:
             result.notes.append(f"stops at --max-dollars {settings.max_dollars:g}; finished chunks are kept")
         result.dollars = work.prompt_tokens * (settings.price_in / 1e6) + work.answer_tokens * (settings.price_out / 1e6)
+    if settings.engine == "cascade":
+        result.notes.append("at most: what the student rules out is not sent to the language model")
     if stage != "rewrite":
         result.disk_bytes = Range(*LABEL_BYTES_A_DOCUMENT) * work.documents
     else:
@@ -221,7 +241,7 @@ def later_plans(
 def before_labelling(stage: str, settings: ClassifySettings, chunks: Sequence[Chunk], labelling: Labelling) -> None:
     """Print the plan of what is missing and ask where it must be asked; returns when the stage may start."""
     if chunks:
-        texts = draw_texts(chunks, settings, SAMPLE_DOCUMENTS)
+        texts = draw_texts(chunks, settings)
         work = labelling_work(texts, sum(chunk.num_rows for chunk in chunks), settings, labelling)
         say_and_ask([(stage_plan(stage, work, settings, default_rate(settings)), settings)], settings)
 
@@ -237,7 +257,7 @@ def before_run(classify: ClassifySettings, rewrite: EngineSettings, verify: Engi
     chunks = missing_chunks(classify)
     if not chunks:
         return False
-    texts = draw_texts(chunks, classify, SAMPLE_DOCUMENTS)
+    texts = draw_texts(chunks, classify)
     documents = sum(chunk.num_rows for chunk in chunks)
     work = labelling_work(texts, documents, classify, classify.labelling())
     plans = [stage_plan("classify", work, classify, default_rate(classify))]

@@ -113,8 +113,13 @@ def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 def student_labels(documents: Iterable[Document], settings: EngineSettings, labelling: "Labelling") -> Iterator[Document]:
     """`--engine student`."""
+    return make_labeller(settings, labelling).label(documents)
+
+
+def make_labeller(settings: EngineSettings, labelling: "Labelling") -> StudentLabeller:
+    """The student that the settings name, loaded."""
     names = [behavior.name for behavior in load_behaviors(labelling.behaviors_file)]
-    return StudentLabeller(load_student(settings.student), names, labelling.window_chars).label(documents)
+    return StudentLabeller(load_student(settings.student), names, labelling.window_chars)
 
 
 def cascade(documents: Iterable[Document], settings: EngineSettings, step: "Classify") -> Iterator[Document]:

@@ -96,6 +96,18 @@ def test_seconds_are_within_a_quarter_of_what_the_run_takes(tmp_path: Path) -> N
     assert given["seconds"]["likely"] == pytest.approx(7, abs=2)
 
 
+def test_the_student_is_timed_and_a_cascade_is_not(tmp_path: Path) -> None:
+    corpus = write_jsonl(tmp_path / "a.jsonl", long_documents(40))
+    (stage,) = planned(tmp_path, "--dataset", corpus, "--engine", "student", "--calibrate", 20)
+    assert stage["source"] == "timing 19 documents just now" and 0 < stage["seconds"]["likely"] < 120
+    assert not list(tmp_path.glob("**/parts"))
+    (known,) = planned(tmp_path, "--dataset", corpus, "--engine", "student")
+    assert "bench/plan_accuracy.py" in known["source"] and known["seconds"]["likely"] < 30
+    assert known["work"]["requests"]["likely"] == 40 and known["work"]["prompt_tokens"]["high"] == 0
+    result = curate("plan", "--dataset", corpus, "--engine", "cascade", "--calibrate", 20)
+    assert result.exit_code == 2 and "time --engine student and --engine vllm on their own" in error_line(result)
+
+
 def test_rates_that_say_nothing_are_refused(server: Endpoint, tmp_path: Path) -> None:
     corpus = write_jsonl(tmp_path / "a.jsonl", documents(6))
     assert classify(server.url, tmp_path / "labels", "--dataset", corpus).exit_code == 0
