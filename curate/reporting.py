@@ -42,7 +42,9 @@ MOST_FAILED_FILES = 20
 class ReportSettings:
     """Which run is shown, and how many examples."""
 
-    run: Path | None = option(None, "Folder of a `curate run` (labels, frequencies, candidates, qa, verified, sets in it).", hashed=False)
+    run: Path | None = option(
+        None, "Folder of a `curate run` (labels, frequencies, topics, candidates, qa, verified, sets in it).", hashed=False
+    )
     out: Path | None = option(None, "HTML file to write; default report.html in the run's folder.", hashed=False)
     examples: int = option(3, "Documents shown for each behavior, and pairs shown side by side.")
 
@@ -61,6 +63,7 @@ class Stage:
 STAGES = (
     Stage("classify", "labels", "A language model reads every document and gives the probability of each behavior."),
     Stage("frequencies", "frequencies", "The labels are summed up: how common is each behavior?"),
+    Stage("topics", "topics", "Every document gets a topic and a difficulty, so that alike ones can be matched."),
     Stage("select", "candidates", "Documents that clearly show a behavior, and documents that clearly show none, are chosen."),
     Stage("rewrite", "qa", "Chosen documents are rewritten as question, thoughts and answer."),
     Stage("verify", "verified", "Every rewrite is labelled again and held against what it should show."),

@@ -8,6 +8,7 @@ the words between formulas. It is a proxy: how hard the prose reads, not how har
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from curate.records.errors import UserError
 from curate.records.settings import option
 
 READ_CHARS = 4_000  # of a document: enough to tell what it is about
+MOST_TOPICS = 32
+FEWEST_DOCUMENTS = 40  # a topic
 MOST_WORDS = 20_000
 NAME_WORDS = 3
 BATCH_DOCUMENTS = 512
@@ -37,7 +40,12 @@ class TopicsSettings:
 
     labels: Path | None = option(None, "Output folder of `curate classify`, or of `curate select` for the candidates alone.", hashed=False)
     out: Path | None = option(None, "Folder to write to.", hashed=False)
-    num_topics: int = option(32, "Topics; fewer when the corpus has under 40 documents a topic.", at_least=1)
+    num_topics: int | None = option(
+        None,
+        f"Topics (default: a tenth of the square root of the documents, at most {MOST_TOPICS}: 1 for 60, 2 for 300, 8 for 5,760); "
+        f"fewer when the corpus has under {FEWEST_DOCUMENTS} documents a topic.",
+        at_least=1,
+    )
     fit_documents: int = option(20_000, "Documents that the topics are made from, drawn by content.", at_least=2)
     seed: int = option(0, "Seed of that draw and of the clustering.", at_least=0)
     chunk_rows: int = option(2_000, "Documents per chunk: the unit that is done or not done.", at_least=1)
@@ -70,8 +78,8 @@ class TopicModel:
 
     def assign(self, texts: Sequence[str]) -> list[str]:
         """The name of the topic whose centre is nearest."""
-        if not texts:
-            return []
+        if not texts or len(self.names) == 1:
+            return self.names * len(texts)
         distances = (self.centres**2).sum(axis=1) - 2 * (self.vectors(texts) @ self.centres.T)
         return [self.names[nearest] for nearest in distances.argmin(axis=1)]
 
@@ -94,8 +102,14 @@ def read_model(path: Path) -> TopicModel:
         raise UserError(f"the topic model {path} cannot be read ({error}); remove it and run the same command again") from None
 
 
+def default_topics(num_documents: int) -> int:
+    """A tenth of the square root of the documents, 1 to MOST_TOPICS: each topic divides those that can be matched, so few documents
+    bear few topics."""
+    return min(max(round(math.sqrt(num_documents) / 10), 1), MOST_TOPICS)
+
+
 def fit_topics(texts: Sequence[str], num_topics: int, seed: int) -> TopicModel:
-    """Topics of `texts`, whatever their order. Raises UserError when the texts share no words."""
+    """Topics of `texts`, whatever their order; a single one, and a note, when no word tells the texts apart."""
     from sklearn.cluster import MiniBatchKMeans
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -107,8 +121,9 @@ def fit_topics(texts: Sequence[str], num_topics: int, seed: int) -> TopicModel:
     try:
         vectors = vectorizer.fit_transform(ordered)
     except ValueError:
-        raise UserError(f"no topics can be made of {len(texts)} documents: they share no words") from None
-    clusters = max(1, min(num_topics, len(ordered) // 40))
+        print(f"note: one topic for all {len(texts)} documents: they share no words, or have the same ones")
+        return TopicModel([], np.zeros(0), np.zeros((1, 0)), ["00 all documents"])
+    clusters = max(1, min(num_topics, len(ordered) // FEWEST_DOCUMENTS))
     centres = MiniBatchKMeans(clusters, random_state=seed, n_init=3, batch_size=1024).fit(vectors).cluster_centers_
     words = vectorizer.get_feature_names_out().tolist()
     names = [

@@ -23,9 +23,10 @@ from curate.records.settings import build, did_you_mean, option
 from curate.reporting import ReportSettings
 from curate.rewriting import ARMS, RewriteSettings, check_arms
 from curate.selection import SelectSettings, choose_habits
+from curate.topic_clusters import TopicsSettings
 from curate.verification import VerifySettings
 
-STAGES = ("classify", "frequencies", "select", "rewrite", "verify", "match", "report", "publish")
+STAGES = ("classify", "frequencies", "topics", "select", "rewrite", "verify", "match", "report", "publish")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class RunSettings:
 
 
 def run(settings: RunSettings) -> None:
-    """From a corpus to matched sets: classify, frequencies, select, rewrite, verify, match, report, publish (the card of the sets).
+    """From a corpus to matched sets: classify, frequencies, topics, select, rewrite, verify, match, report, publish (the card).
 
     Each stage reads the folder of the one before and writes its own below --out; repeat the command after an interruption and it
     goes on. A file that fails is named at the end, and the rest is done.
@@ -89,12 +90,14 @@ def run(settings: RunSettings) -> None:
     import pipelines.report
     import pipelines.rewrite
     import pipelines.select
+    import pipelines.topics
     import pipelines.verify
 
     out = require(settings.out, "out", "the folder of the run")
     commands: dict[str, tuple[type, Callable[[Any], Any]]] = {
         "classify": (ClassifySettings, pipelines.classify.classify),
         "frequencies": (FrequenciesSettings, pipelines.frequencies.frequencies),
+        "topics": (TopicsSettings, pipelines.topics.topics),
         "select": (SelectSettings, pipelines.select.select),
         "rewrite": (RewriteSettings, pipelines.rewrite.rewrite),
         "verify": (VerifySettings, pipelines.verify.verify),
@@ -150,11 +153,18 @@ def stage_settings(settings: RunSettings, name: str, settings_class: type, out: 
     shared = {
         item.name: getattr(settings, item.name) for item in fields(settings) if item.name in known - {"out", "limit", "sample", "model"}
     }
-    folders = {"labels": out / "labels", "candidates": out / "candidates", "qa": out / "qa", "verified": out / "verified"}
+    folders = {
+        "labels": out / "labels",
+        "topics": out / "topics",
+        "candidates": out / "candidates",
+        "qa": out / "qa",
+        "verified": out / "verified",
+    }
     folders |= {"run": out, "sets": out / "sets"}
     targets = {
         "classify": "labels",
         "frequencies": "frequencies",
+        "topics": "topics",
         "select": "candidates",
         "rewrite": "qa",
         "verify": "verified",

@@ -15,7 +15,7 @@ from curate.records.errors import UserError
 from curate.records.manifest import InputFile, Manifest, file_sha256, read_manifest
 from curate.records.parts import write_json
 from curate.records.settings import to_dict
-from curate.topic_clusters import AssignTopics, TopicModel, TopicsSettings, check_text, fit_topics, read_model
+from curate.topic_clusters import AssignTopics, TopicModel, TopicsSettings, check_text, default_topics, fit_topics, read_model
 from pipelines.executors import RunOptions, execute
 from pipelines.ledger import Ledger, make_chunks
 from pipelines.stage import begin, finish, part_files
@@ -70,4 +70,4 @@ def fit(parts: Sequence[InputFile], corpus: Sequence[InputFile], text_key: str, 
         text = found[identity].get(text_key) or ""
         check_text(row, text)
         texts.append(text)
-    return fit_topics(texts, settings.num_topics, settings.seed)
+    return fit_topics(texts, settings.num_topics or default_topics(rows.height), settings.seed)

@@ -25,7 +25,7 @@ def test_the_demo_makes_two_matched_sets_and_a_report(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, "run", "--config", "runs/demo.toml", "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for name in ("labels", "frequencies", "candidates", "qa", "verified", "sets"):
+    for name in ("labels", "frequencies", "topics", "candidates", "qa", "verified", "sets"):
         manifest = read_manifest(out / name)
         manifest.check()
         assert not manifest.failed_files

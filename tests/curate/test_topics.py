@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from curate.records.errors import UserError
-from curate.topic_clusters import difficulty, fit_topics, read_model
+from curate.topic_clusters import default_topics, difficulty, fit_topics, read_model
 
 ALGEBRA = ["matrix", "vector", "basis", "eigenvalue", "linear", "rank", "kernel", "determinant"]
 GAMES = ["dice", "cards", "probability", "deck", "hand", "suit", "draw", "odds"]
@@ -40,10 +40,15 @@ def test_a_model_is_the_same_after_it_was_written_down(tmp_path: Path) -> None:
         read_model(path)
 
 
-def test_few_documents_make_one_topic_and_none_with_words_is_said() -> None:
+def test_few_documents_make_one_topic_and_none_with_words_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(fit_topics(corpus(20), 32, seed=0).names) == 1
-    with pytest.raises(UserError, match="they share no words"):
-        fit_topics(["1 + 1 = 2", "3"], 4, seed=0)
+    wordless = fit_topics(["1 + 1 = 2", "3"], 4, seed=0)
+    assert "note: one topic for all 2 documents: they share no words" in capsys.readouterr().out
+    assert wordless.assign(["1 + 1 = 2", "a word"]) == ["00 all documents"] * 2
+
+
+def test_the_number_of_topics_grows_with_the_documents_and_few_documents_have_one() -> None:
+    assert [default_topics(count) for count in (0, 60, 300, 5_760, 100_000, 6_300_000)] == [1, 1, 2, 8, 32, 32]
 
 
 def test_difficulty_is_the_coleman_liau_index_of_the_prose() -> None:

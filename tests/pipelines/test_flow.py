@@ -17,6 +17,7 @@ from tests.helpers import conserved, curate, documents, error_line, real_data, r
 STAGES = {
     "labels": "classify",
     "frequencies": "frequencies",
+    "topics": "topics",
     "candidates": "select",
     "qa": "rewrite",
     "verified": "verify",
@@ -67,6 +68,8 @@ def test_rows_add_up_at_every_arrow(finished: Path) -> None:
     manifests["sets"].check()
     assert manifests["labels"].rows_out == 36
     assert manifests["candidates"].rows_in == 36 and manifests["candidates"].notes["cells"] == {"selected": 24, "free": 12}
+    assert all(row["topic"] for row in rows_of(finished / "candidates"))
+    assert "curate topics" in (finished / "sets" / "README.md").read_text()
     qa = manifests["qa"]
     assert (qa.rows_in, qa.rows_made, qa.rows_out, qa.dropped) == (36, 24, 48, {"not wanted by these arms": 12})
     assert manifests["verified"].rows_out == manifests["sets"].rows_in == 48
@@ -144,7 +147,7 @@ def test_status_proves_the_run_from_its_files(finished: Path) -> None:
     text = curate("status", finished).stdout
     assert "classify: 1/1 chunks, 36/36 rows in, 36 out, 0 dropped, 0 with an error; done" in text
     assert "rewrite: 1/1 chunks, 36/36 rows in, 48 out, 12 dropped" in text and "LOST" not in text
-    assert text.count("; done") == 8
+    assert text.count("; done") == 9
 
 
 def test_a_corpus_that_changed_after_it_was_labelled_is_refused(server: Endpoint, tmp_path: Path) -> None:
