@@ -13,6 +13,7 @@ So a model trained on these knows how to try, compute, check and stop, but gives
 import random
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def run(settings: WarmstartSettings) -> None:
         }
         rows.append(row)
     write_part(out / "primed" / "primed.parquet", pa.Table.from_pylist(rows, SCHEMA))
-    _write_start(settings, out / "start")
+    write_start(settings.tiny_size, WORDS, settings.seed, out / "start")
     file = source / FILE_NAME if source.is_dir() else source
     share = sum(bool(row["correct"]) for row in rows) / len(rows)
     manifest = Manifest(
@@ -112,14 +113,15 @@ def run(settings: WarmstartSettings) -> None:
     )
 
 
-def _write_start(settings: WarmstartSettings, folder: Path) -> None:
+def write_start(size: str, words: Sequence[str], seed: int, folder: Path) -> None:
+    """A random tiny model and a tokenizer that knows `words`, as a Hugging Face folder."""
     import torch
 
     from train.export import export_model
     from train.tiny import make_tiny_model, make_tiny_tokenizer
 
-    tokenizer = make_tiny_tokenizer(WORDS)
-    export_model(make_tiny_model(settings.tiny_size, len(tokenizer), settings.seed), tokenizer, folder, dtype=torch.float32)
+    tokenizer = make_tiny_tokenizer(words)
+    export_model(make_tiny_model(size, len(tokenizer), seed), tokenizer, folder, dtype=torch.float32)
 
 
 def trace(numbers: tuple[int, ...], target: int, tries: int, generator: random.Random, max_result: int = MAX_RESULT) -> tuple[str, int]:
