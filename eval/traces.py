@@ -21,7 +21,7 @@ from curate.records.command import require
 from curate.records.errors import UserError
 from curate.records.manifest import InputFile, Manifest, file_sha256
 from curate.records.parts import write_json, write_part
-from curate.records.settings import option, to_dict
+from curate.records.settings import did_you_mean, option, to_dict
 from eval.curves import BEHAVIORS
 from eval.statistics import half_width
 from rl import traces
@@ -29,6 +29,12 @@ from rl import traces
 SUMMARY, TABLE = "traces.json", "traces.parquet"
 FEWEST_TASKS = 10  # informative tasks below which no odds ratio is given
 NEEDED = ("numbers", "target", "response")
+# name -> (part, of): how good the tries, the checks and the arithmetic are, over all responses together
+QUALITIES = {
+    "success_per_try": ("fitting_attempts", "attempts"),
+    "checks_right": ("wrong_verification", "verification"),
+    "arithmetic_right": ("wrong_arithmetic", "arithmetic"),
+}
 
 
 @dataclass(frozen=True)
@@ -47,13 +53,16 @@ class TracesSettings:
     api_key_env: str = option("OPENAI_API_KEY", "Environment variable with the endpoint's key (openai)", hashed=False)
     max_requests: int | None = option(None, "Stop the judge after so many requests", hashed=False, at_least=0)
     max_in_flight: int = option(64, "Requests to the judge at once", hashed=False, at_least=1)
+    require: tuple[str, ...] = option(
+        (), f"Stop with an error when a source is below this: NAME=SHARE, NAME one of {', '.join(QUALITIES)}; repeat", hashed=False
+    )
     seed: int = option(0, "Seed of the draw", at_least=0)
 
 
 def run(settings: TracesSettings) -> None:
     """Count behaviors in responses, compare parser and judge, and say which go with success."""
     started = time.monotonic()
-    out = require(settings.out, "out")
+    out, least = require(settings.out, "out"), _least(settings.require)
     sources = list(settings.responses)
     for place, model in enumerate(settings.models):
         sources.append(_sampled(model, settings, out / f"model-{place}"))
@@ -91,6 +100,25 @@ def run(settings: TracesSettings) -> None:
     manifest.write(out)
     for name, found in summary["sources"].items():
         show(name, found)
+    for name, found in summary["sources"].items():
+        for quality, share in least.items():
+            value = found["qualities"][quality]
+            if value is None or value < share:
+                said = "nothing to judge it by" if value is None else f"{value:.3f}"
+                raise UserError(f"{name}: {quality} is {said}, --require asks for {share:g}")
+
+
+def _least(required: Sequence[str]) -> dict[str, float]:
+    least = {}
+    for item in required:
+        name, _, share = item.partition("=")
+        try:
+            least[name] = float(share)
+        except ValueError:
+            raise UserError(f"--require {item!r} is not NAME=SHARE") from None
+        if name not in QUALITIES:
+            raise UserError(f"--require: no quality {name!r}{did_you_mean(name, QUALITIES)}; there are {', '.join(QUALITIES)}")
+    return least
 
 
 def read_responses(source: Path, settings: TracesSettings) -> tuple[list[dict[str, Any]], list[InputFile]]:
@@ -123,12 +151,21 @@ def profile(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         values = np.array([row[name] for row in rows], dtype=np.float64)
         half = half_width(values) if len(values) > 1 else None
         found["counts"][name] = {"mean": values.mean(), "half_width": half, "share": float((values > 0).mean())}
+    total = {name: sum(row[name] for row in rows) for name in traces.COUNTS}
+    found["qualities"] = {name: _share(part, total[part], total[of]) for name, (part, of) in QUALITIES.items()}
     if rows and "judge_verification" in rows[0]:
         found["judge"] = {name: agreement(rows, name) for name in BEHAVIORS}
     if rows and all(key in rows[0] for key in ("task", "correct", "num_tokens")):
         found["accuracy"] = float(np.mean([row["correct"] for row in rows]))
         found["usefulness"] = {name: usefulness(rows, name) for name in (*BEHAVIORS, "implicit_verification")}
     return found
+
+
+def _share(part: str, count: int, total: int) -> float | None:
+    """The good share of `total`: `part` counts the good ones, or, when it is called wrong, the bad ones."""
+    if not total:
+        return None
+    return (total - count if part.startswith("wrong") else count) / total
 
 
 def agreement(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
@@ -181,6 +218,7 @@ def show(name: str, found: dict[str, Any]) -> None:
         if item["mean"]:
             spread = "" if item["half_width"] is None else f" ± {item['half_width']:.2f}"
             print(f"  {key} {item['mean']:.2f}{spread} ({item['share']:.0%})")
+    print("  " + ", ".join(f"{key} {'–' if value is None else f'{value:.3f}'}" for key, value in found["qualities"].items()))
     for key, item in found.get("judge", {}).items():
         if item["answered"]:
             kappa = "undefined" if item["kappa"] is None else f"{item['kappa']:.2f}"

@@ -39,6 +39,16 @@ def test_counts_with_intervals(responses, tmp_path, capsys):
     assert pq.read_table(tmp_path / "out" / traces.TABLE)["attempts"].to_pylist() == [2, 1, 1]
 
 
+def test_a_gate_on_tries_and_checks(responses, tmp_path):
+    traces.run(TracesSettings(responses=(responses,), out=tmp_path / "a", require=("success_per_try=0.5", "checks_right=1")))
+    assert summary(tmp_path / "a")["qualities"] == {"success_per_try": 0.5, "checks_right": 1.0, "arithmetic_right": 1.0}
+    with pytest.raises(UserError, match="success_per_try is 0.500, --require asks for 0.51"):
+        traces.run(TracesSettings(responses=(responses,), out=tmp_path / "b", require=("success_per_try=0.51",)))
+    for wrong, message in (("checks_wrong=1", "no quality 'checks_wrong'"), ("checks_right", "not NAME=SHARE")):
+        with pytest.raises(UserError, match=message):
+            traces.run(TracesSettings(responses=(responses,), out=tmp_path / "c", require=(wrong,)))
+
+
 def test_a_judge_without_a_number_is_counted_not_zero(responses, tmp_path, capsys):
     def answer(number, body):
         text = body["messages"][-1]["content"]
