@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from train.data import Documents
 from train.packing import IGNORED, Piece, Row, join_rows, make_row, pack_pieces, split_pieces
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -55,31 +58,49 @@ class Batches:
         return StepRows(epoch, tuple(rows.tolist()), int(self.row_loss_tokens[rows].sum()), int(self.row_tokens[rows].sum()))
 
     def micro_batches(self, rows: Sequence[int], micro_batch_tokens: int, rank: int = 0, world: int = 1) -> Iterator[Row | None]:
-        """This rank's share of `rows` as joined rows of at most `micro_batch_tokens` positions (one row at least).
+        """This rank's share of `rows`, joined to at most `micro_batch_tokens` positions (one document at least).
 
-        Every rank yields the same number of times, None where it has nothing left: collectives must match.
+        A longer row is cut between its documents, which changes nothing but memory and speed; padded rows stay whole. Every rank
+        yields the same number of times, None where it has nothing left: collectives must match.
         """
-        by_length = sorted(rows, key=lambda row: (-self.row_tokens[row], row))
-        shares = [self._group(by_length[r::world], micro_batch_tokens) for r in range(world)]
+        parts = [part for row in rows for part in self._parts(row, micro_batch_tokens)]
+        parts.sort(key=_num_tokens, reverse=True)
+        shares = [self._group(parts[r::world], micro_batch_tokens) for r in range(world)]
         for index in range(max(map(len, shares))):
-            yield self.joined(shares[rank][index]) if index < len(shares[rank]) else None
+            yield self._joined(shares[rank][index]) if index < len(shares[rank]) else None
 
     def joined(self, rows: Sequence[int]) -> Row:
         """The rows, one after another."""
-        made = [make_row(self.rows[row], self.documents.tokens, self.documents.loss_from, pad_to=self.pad_to) for row in rows]
-        return join_rows(made)
+        return self._joined([self.rows[row] for row in rows])
 
-    def _group(self, rows: Sequence[int], micro_batch_tokens: int) -> list[list[int]]:
-        groups: list[list[int]] = []
-        room = 0
-        for row in rows:
-            size = max(int(self.row_tokens[row]), self.pad_to)
-            if size > room:
-                groups.append([])
-                room = micro_batch_tokens
-            groups[-1].append(row)
-            room -= size
-        return groups
+    def _joined(self, parts: Sequence[Sequence[Piece]]) -> Row:
+        return join_rows([make_row(part, self.documents.tokens, self.documents.loss_from, pad_to=self.pad_to) for part in parts])
+
+    def _parts(self, row: int, micro_batch_tokens: int) -> list[list[Piece]]:
+        pieces = self.rows[row]
+        if self.pad_to or self.row_tokens[row] <= micro_batch_tokens:
+            return [pieces]
+        return _runs(pieces, [piece.length for piece in pieces], micro_batch_tokens)
+
+    def _group(self, parts: Sequence[list[Piece]], micro_batch_tokens: int) -> list[list[list[Piece]]]:
+        return _runs(parts, [max(_num_tokens(part), self.pad_to) for part in parts], micro_batch_tokens)
+
+
+def _runs(items: Sequence[Item], sizes: Sequence[int], capacity: int) -> list[list[Item]]:
+    """The items in their order, in as many runs as it takes for none to exceed `capacity` unless it is one item."""
+    runs: list[list[Item]] = []
+    room = 0
+    for item, size in zip(items, sizes, strict=True):
+        if size > room:
+            runs.append([])
+            room = capacity
+        runs[-1].append(item)
+        room -= size
+    return runs
+
+
+def _num_tokens(pieces: Sequence[Piece]) -> int:
+    return sum(piece.length for piece in pieces)
 
 
 def empty_row() -> Row:

@@ -56,3 +56,23 @@ def test_every_row_once_an_epoch_in_another_order(tmp_path):
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0] and epochs[0] != sorted(epochs[0])
     other = Batches(documents, list(range(23)), context=8, pack=False, rows_per_step=4, seed=2)
     assert other.step(0).rows != batches.step(0).rows
+
+
+def test_a_row_longer_than_a_micro_batch_is_cut_between_documents_only():
+    """Every document whole and once, within the limit unless it is longer itself, and the same for any number of processes."""
+    lengths = [3, 9, 20, 4, 5, 11, 2, 7, 30, 6]
+    tokens = [np.arange(100 * i, 100 * i + length + 1) for i, length in enumerate(lengths)]
+    documents = Documents(tokens, [0] * len(tokens), [], "", len(tokens))
+    batches = Batches(documents, list(range(len(tokens))), context=64, pack=True, rows_per_step=2, seed=0)
+    assert max(batches.row_tokens) > 16
+    for world in (1, 2):
+        every = [list(batches.micro_batches(range(len(batches.rows)), 16, rank, world)) for rank in range(world)]
+        assert len({len(own) for own in every}) == 1
+        found = []
+        for row in (row for own in every for row in own if row is not None):
+            bounds = row.boundaries.tolist()
+            found += [tuple(row.input_ids_T[low:high]) for low, high in zip(bounds, bounds[1:])]
+            assert row.num_tokens <= 16 or len(bounds) == 2
+        assert sorted(found) == sorted(tuple(own[:-1]) for own in tokens)
+    padded = Batches(documents, list(range(len(tokens))), context=64, pack=True, rows_per_step=2, seed=0, pad_to=64)
+    assert all(row.num_tokens == 64 for row in padded.micro_batches(range(len(padded.rows)), 16))
