@@ -323,10 +323,16 @@ def _linear(plan: Plan, voice: Voice, voice_name: str, wanted_characters: int) -
     parts = [teller.say(voice.opening)]
     pool = list(facts)
     while len(teller.join([*parts, *end])) < wanted_characters * (1 - LENGTH_TOLERANCE / 2):
-        if not pool:
-            a, b = generator.sample(plan.numbers, 2) if len(plan.numbers) > 2 else (plan.numbers[0], plan.numbers[0])
-            pool.append(f"{a} + {b} = {a + b}" if generator.random() < 0.5 else f"{a} * {b} = {a * b}")
+        if not pool:  # sums and products of 1, 1, 1 may both be the solution's own steps, so differences and quotients are facts too
+            pool.append(generator.choice([fact for fact in _facts_of_two(plan.numbers) if fact not in own]))
         fact = pool.pop(0)
         if fact not in own:
             parts.append(teller.say(voice.fact, steps=fact.replace(" ", "") if teller.terse else fact))
     return teller.join([*parts, *end])
+
+
+def _facts_of_two(numbers: Sequence[int]) -> list[str]:
+    """`4 + 7 = 11`, …: operations on two of the numbers whose result is an integer from 0 on; of two numbers, on the first with itself."""
+    pairs = [(a, b) for i, a in enumerate(numbers) for j, b in enumerate(numbers) if i != j] if len(numbers) > 2 else [(numbers[0],) * 2]
+    found = {(a, sign, b): _apply(sign, a, b) for a, b in pairs for sign in "+-*/"}
+    return sorted({f"{a} {sign} {b} = {value}" for (a, sign, b), value in found.items() if value is not None and value >= 0})

@@ -8,7 +8,7 @@ import pytest
 
 from curate.records.errors import UserError
 from curate.records.manifest import read_manifest
-from rl import prime, tasks, traces
+from rl import prime, prime_traces, tasks, traces
 from rl.prime import PrimeSettings
 from rl.prime_traces import EVERY, PROFILES, random_node
 from rl.scoring import evaluate, score
@@ -99,3 +99,13 @@ def test_mistakes_are_one_line(source, tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         prime.run(PrimeSettings(**({"tasks": source, "out": tmp_path / "out", "num_train": 10, "num_heldout": 10} | changes)))
     assert not (tmp_path / "out").exists()
+
+
+def test_plain_facts_are_found_even_of_three_ones():
+    """1 + 1 = 2 and 1 * 1 = 1 may both be steps of the solution: other facts fill the length."""
+    plans = [prime_traces.make_plan((1, 1, 1), 2, 2, f"{seed}") for seed in range(20)]
+    for plan in filter(None, plans):
+        for voice in prime_traces.VOICES:
+            text, whole = (prime_traces.write(plan, kind, voice) for kind in ("linear", "all"))
+            assert 0.9 * len(whole) <= len(text) <= 1.25 * len(whole)
+    assert any(plans)
