@@ -1,5 +1,7 @@
 """What a row of text becomes: which tokens, which of them are targets, and in which order rows are trained."""
 
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -71,7 +73,7 @@ def test_a_row_longer_than_a_micro_batch_is_cut_between_documents_only():
         found = []
         for row in (row for own in every for row in own if row is not None):
             bounds = row.boundaries.tolist()
-            found += [tuple(row.input_ids_T[low:high]) for low, high in zip(bounds, bounds[1:])]
+            found += [tuple(row.input_ids_T[low:high]) for low, high in pairwise(bounds)]
             assert row.num_tokens <= 16 or len(bounds) == 2
         assert sorted(found) == sorted(tuple(own[:-1]) for own in tokens)
     padded = Batches(documents, list(range(len(tokens))), context=64, pack=True, rows_per_step=2, seed=0, pad_to=64)
