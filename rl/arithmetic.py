@@ -10,6 +10,7 @@ what a model knows of the four habits comes from the set that it is primed with.
 import random
 import time
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import pyarrow as pa
@@ -35,6 +36,7 @@ class ArithmeticSettings:
     operands: tuple[int, ...] = option((3,), "How many numbers an expression has; repeat the option for several")
     min_number: int = option(1, "Smallest number", at_least=1)
     max_number: int = option(9, "Largest number", at_least=1)
+    max_result: int | None = option(None, "Largest result of an operation; left out: any", at_least=1)
     tiny_size: str = option("0.6M", "Size of the tiny model written to OUT/start, whose tokenizer knows the words of terse traces")
     seed: int = option(0, "Seed of the expressions and of the model", at_least=0)
 
@@ -43,8 +45,12 @@ def run(settings: ArithmeticSettings) -> None:
     """Write plain arithmetic and a tiny model to train on it: `train cpt --data OUT/text --model OUT/start`."""
     started = time.monotonic()
     out = require(settings.out, "out")
-    if not settings.operands or min(settings.operands) < 2 or settings.min_number > settings.max_number:
-        raise UserError("--operands are at least 2, --min-number at most --max-number")
+    if (
+        not settings.operands
+        or min(settings.operands) < 2
+        or not settings.min_number <= settings.max_number <= (settings.max_result or inf)
+    ):
+        raise UserError("--operands are at least 2, --min-number at most --max-number, and that at most --max-result")
     generator = random.Random(settings.seed)
     texts = ["".join(line(settings, generator) for _ in range(settings.lines_per_document)) for _ in range(settings.num_documents)]
     write_part(out / "text" / "arithmetic.parquet", pa.table({"text": texts}, SCHEMA))
@@ -64,6 +70,6 @@ def run(settings: ArithmeticSettings) -> None:
 def line(settings: ArithmeticSettings, generator: random.Random) -> str:
     """One expression, computed in steps and stated."""
     numbers = [generator.randint(settings.min_number, settings.max_number) for _ in range(generator.choice(settings.operands))]
-    node = random_node(numbers, generator)
+    node = random_node(numbers, generator, settings.max_result or inf)
     expression = node.text().replace(" ", "")
     return f"{in_steps(expression)} {expression}={node.value}\n"

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,9 @@ class PrimeSettings:
     traces_per_task: int = option(1, "Different traces of one task, for tiny models that need many", at_least=1)
     min_failures: int = option(1, "Least number of attempts that fail before the solution", at_least=1)
     max_failures: int = option(4, "Most attempts that fail", at_least=1)
+    max_result: int | None = option(
+        None, "Largest result of an operation; left out: any. Small ones are less for a tiny model to learn", at_least=1
+    )
     voice: str = option("prose", "Words: varied prose, or terse lines for tiny models", choices=tuple(VOICES))
     template: str = option("tinyzero", "Prompt template, as in `rl ppo`; with tinyzero the thoughts end with </think>")
     tokenizer: str | None = option(None, "Whose tokens `placeholder` counts: a Hugging Face folder or name, or tiny")
@@ -119,9 +123,11 @@ def _rows(settings: PrimeSettings, tasks: list[Task], dropped: Counter[str]) -> 
             numbers, target = tasks[place]
             seed = f"{settings.seed}:{number}:{place}"
             failures = random.Random(f"{seed}:failures").randint(settings.min_failures, settings.max_failures)
-            plan = prime_traces.make_plan(numbers, target, failures, seed)
+            plan = prime_traces.make_plan(numbers, target, failures, seed, settings.max_result or inf)
             if plan is None:
-                dropped["the target is among the numbers, or no solution ends with a given number and has a near miss"] += 1
+                dropped[
+                    "the target is among the numbers, or no solution within --max-result ends with a given number and has a near miss"
+                ] += 1
                 continue
             if not all(conforms(plan, kind, settings) for kind in PROFILES if kind != "placeholder"):
                 dropped["the parser reads another profile"] += 1

@@ -34,6 +34,13 @@ def test_every_step_and_statement_is_right_and_nothing_is_tried_or_checked(tmp_p
     assert all(len(tokenizer(word, add_special_tokens=False)["input_ids"]) == 1 for word in TERSE_WORDS)
 
 
+def test_results_stay_within_a_limit(tmp_path):
+    run(ArithmeticSettings(out=tmp_path / "a", max_result=12, **SMALL))
+    text = "".join(pq.read_table(tmp_path / "a" / "text" / "arithmetic.parquet")["text"].to_pylist())
+    results = [int(found) for found in re.findall(r"=(\d+)", text)]
+    assert max(results) == 12 and min(results) >= 0
+
+
 def test_the_seed_decides(tmp_path):
     for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
         run(ArithmeticSettings(out=tmp_path / folder, seed=seed, **SMALL))
@@ -43,6 +50,6 @@ def test_the_seed_decides(tmp_path):
 
 
 def test_numbers_that_make_no_expression_are_refused(tmp_path):
-    for wrong in ({"operands": (1,)}, {"min_number": 9, "max_number": 3}):
+    for wrong in ({"operands": (1,)}, {"min_number": 9, "max_number": 3}, {"max_number": 9, "max_result": 8}):
         with pytest.raises(UserError, match="--operands are at least 2"):
             run(ArithmeticSettings(out=tmp_path, **wrong))

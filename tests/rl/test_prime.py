@@ -1,6 +1,7 @@
 """Every priming set shows its behaviors and no others, on the same tasks with the same attempts; seeds reproduce it."""
 
 import random
+import re
 from fractions import Fraction
 
 import pyarrow.parquet as pq
@@ -109,3 +110,12 @@ def test_plain_facts_are_found_even_of_three_ones():
             text, whole = (prime_traces.write(plan, kind, voice) for kind in ("linear", "all"))
             assert 0.9 * len(whole) <= len(text) <= 1.25 * len(whole)
     assert any(plans)
+
+
+def test_results_stay_within_a_limit(tmp_path):
+    tasks.run(
+        tasks.TasksSettings(out=tmp_path / "tasks", operands=(3,), max_number=9, min_target=1, max_target=20, num_train=200, num_test=5)
+    )
+    for kind in ("all", "linear", "incorrect-all"):
+        rows = made(tmp_path / "tasks", tmp_path / kind, kind, voice="terse", template="short", max_result=20)
+        assert max(int(found) for row in rows for found in re.findall(r"=(\d+)", row["completion"])) <= 20
