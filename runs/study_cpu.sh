@@ -9,6 +9,7 @@
 set -eu
 out=${1:?"say where: sh runs/study_cpu.sh FOLDER [HOURS]"}
 end=$(($(date +%s) + ${2:-3} * 3600))
+others=${OTHERS-incorrect-all backtracking empty random-reward}
 export OMP_NUM_THREADS=1
 
 generate() { # FOLDER COMMAND…: commands that only write a table are not repeated; the others go on, or say that they are finished
@@ -50,7 +51,7 @@ seeds() { # SEED…: the primary pair of every seed, then the other conditions
         for name in all linear; do condition "$seed" "$name"; done
     done
     for seed in "$@"; do
-        for name in incorrect-all backtracking empty random-reward; do condition "$seed" "$name"; done
+        for name in $others; do condition "$seed" "$name"; done
     done
 }
 
@@ -61,12 +62,12 @@ first=$!
 seeds ${SECOND_SEEDS:-2 4 6 8} >"$out/second.log" 2>&1
 wait "$first"
 
-# conditions that no run of this call or an earlier one has reached are left out
-others=""
-for name in incorrect-all backtracking empty random-reward; do
-    [ ! -d "$out/experiment/$name" ] || others="$others --contrast $name:linear"
+# conditions that no run has reached are left out
+contrasts=""
+for name in $others; do
+    [ ! -d "$out/experiment/$name" ] || contrasts="$contrasts --contrast $name:linear"
 done
-[ ! -d "$out/experiment/incorrect-all" ] || others="$others --equivalent incorrect-all:all"
-evals compare --experiment "$out/experiment" --contrast all:linear $others --out "$out/comparison"
+[ ! -d "$out/experiment/incorrect-all" ] || contrasts="$contrasts --equivalent incorrect-all:all"
+evals compare --experiment "$out/experiment" --contrast all:linear $contrasts --out "$out/comparison"
 evals power --experiment "$out/experiment" --contrast all:linear
 evals report --experiment "$out/experiment" --comparison "$out/comparison" --out "$out/report.html"
