@@ -19,7 +19,7 @@ condition() { # KIND
         --num-train "${PRIMED_TRACES:-3000}" --num-heldout 100 --out "$set"
     train sft --data "$set/train" --model "$out/base/model" --out "$set/model" --learning-rate 2e-3 --warmup-fraction 0.05 \
         --tokens-per-step 2048 --context-tokens 512 --epochs 100 --max-steps "${PRIMED_UPDATES:-400}"
-    rl ppo --preset tiny --model "$set/model" --data "$out/tasks" --out "$out/experiment/$1/seed-1" --seed 1 --layout packed \
+    [ -e "$out/experiment/$1/seed-1/manifest.json" ] || rl ppo --preset tiny --model "$set/model" --data "$out/tasks" --out "$out/experiment/$1/seed-1" --seed 1 --layout packed \
         --micro-batch-tokens 4096 --total-steps "${PPO_STEPS:-60}"
 }
 

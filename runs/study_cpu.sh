@@ -33,7 +33,7 @@ primed() { # SEED KIND: the base model after this seed's set of that kind
 reinforced() { # SEED CONDITION MODEL [OPTION…]
     ppo="$out/experiment/$2/seed-$1" seed=$1 model=$3
     shift 3
-    rl ppo --preset tiny --model "$model" --data "$out/tasks" --seed "$seed" --out "$ppo" --layout packed --micro-batch-tokens 4096 \
+    generate "$ppo" rl ppo --preset tiny --model "$model" --data "$out/tasks" --seed "$seed" --out "$ppo" --layout packed --micro-batch-tokens 4096 \
         --total-steps "${PPO_STEPS:-40}" "$@"
 }
 
