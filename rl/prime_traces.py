@@ -256,12 +256,16 @@ def write(plan: Plan, kind: str, voice_name: str) -> str:
         return _linear(plan, voice, voice_name, len(write(plan, "all", voice_name)))
     teller = _Teller(plan, voice, generator, terse=voice_name == "terse")
     parts = [teller.say(voice.opening)]
-    for node in plan.failures if BACKTRACKING in profile else ():
-        parts += [teller.attempt(node, checked=VERIFICATION in profile), teller.say(voice.drop)]
-    if SUBGOAL in profile:
-        parts.append(teller.say(voice.subgoal, goal=teller.goal()))
-    if BACKWARD in profile:
-        parts.append(teller.backward())
+    failures = plan.failures if BACKTRACKING in profile else ()
+    # Anywhere among the attempts: were it always before the last one, a model would learn that what follows a subgoal fits, unchecked.
+    place = random.Random(f"{plan.seed}:place").randint(0, len(failures))
+    for number in range(len(failures) + 1):
+        if number == place and SUBGOAL in profile:
+            parts.append(teller.say(voice.subgoal, goal=teller.goal()))
+        if number == place and BACKWARD in profile:
+            parts.append(teller.backward())
+        if number < len(failures):
+            parts += [teller.attempt(failures[number], checked=VERIFICATION in profile), teller.say(voice.drop)]
     parts.append(teller.attempt(plan.near_miss if kind == "incorrect-all" else plan.solution, checked=VERIFICATION in profile))
     if kind == "incorrect-all":
         parts.append(teller.say(voice.give_up))

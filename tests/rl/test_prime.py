@@ -119,3 +119,15 @@ def test_results_stay_within_a_limit(tmp_path):
     for kind in ("all", "linear", "incorrect-all"):
         rows = made(tmp_path / "tasks", tmp_path / kind, kind, voice="terse", template="short", max_result=20)
         assert max(int(found) for row in rows for found in re.findall(r"=(\d+)", row["completion"])) <= 20
+
+
+@pytest.mark.parametrize("voice", VOICES)
+def test_what_follows_a_subgoal_may_fail(source, tmp_path, voice):
+    """Else the words of a subgoal alone would say that the next check is a yes."""
+    rows = made(source, tmp_path / voice, "all", voice=voice, template=VOICES[voice], min_failures=2)
+    subgoal = ("need ",) if voice == "terse" else tuple(text.partition("{")[0].rstrip() for text in prime_traces.PROSE.subgoal)
+    places = set()
+    for row in rows:
+        after = max(row["completion"].partition(start)[2] for start in subgoal if start in row["completion"])
+        places.add(traces.parse(after, row["numbers"], row["target"]).attempts)
+    assert len(places) >= 3, places
