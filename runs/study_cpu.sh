@@ -19,21 +19,22 @@ generate() { # FOLDER COMMAND…: commands that only write a table are not repea
 base() { # SEED: plain arithmetic into a tiny model
     generate "$out/base/$1" rl arithmetic --seed "$1" --out "$out/base/$1"
     train cpt --data "$out/base/$1/text" --model "$out/base/$1/start" --out "$out/base/$1/model" --seed "$1" --learning-rate 3e-3 \
-        --warmup-fraction 0.05 --tokens-per-step 2048 --context-tokens 512 --max-steps "${BASE_UPDATES:-600}"
+        --warmup-fraction 0.05 --tokens-per-step 2048 --context-tokens 512 --epochs 10 --max-steps "${BASE_UPDATES:-1500}"
 }
 
 primed() { # SEED KIND: the base model after this seed's set of that kind
     set="$out/primed/$2/seed-$1"
-    generate "$set" rl prime --kind "$2" --voice terse --template short --tasks "$out/tasks" --seed "$1" --traces-per-task 12 \
-        --num-train "${PRIMED_TRACES:-3000}" --num-heldout 100 --out "$set"
-    train sft --data "$set/train" --model "$out/base/$1/model" --out "$set/model" --seed "$1" --learning-rate 2e-3 \
-        --warmup-fraction 0.05 --tokens-per-step 2048 --context-tokens 512 --epochs 100 --max-steps "${PRIMED_UPDATES:-400}"
+    generate "$set" rl prime --kind "$2" --voice terse --template short --tasks "$out/tasks" --seed "$1" --traces-per-task 60 \
+        --num-train "${PRIMED_TRACES:-8000}" --num-heldout 100 --max-failures 6 --out "$set"
+    train sft --data "$set/train" --model "$out/base/$1/model" --out "$set/model" --seed "$1" --learning-rate 3e-3 \
+        --warmup-fraction 0.05 --tokens-per-step 2048 --context-tokens 512 --epochs 100 --max-steps "${PRIMED_UPDATES:-1200}"
 }
 
 reinforced() { # SEED CONDITION MODEL [OPTION…]
     ppo="$out/experiment/$2/seed-$1" seed=$1 model=$3
     shift 3
     generate "$ppo" rl ppo --preset tiny --model "$model" --data "$out/tasks" --seed "$seed" --out "$ppo" --layout packed --micro-batch-tokens 4096 \
+        --max-response-tokens "${RESPONSE_TOKENS:-192}" \
         --total-steps "${PPO_STEPS:-40}" "$@"
 }
 
