@@ -20,12 +20,9 @@ if TYPE_CHECKING:
 MATCHABLE = ("source", "length", "topic", "notation", "difficulty")
 CONTINUOUS = ("length", "notation", "difficulty")
 NUM_BINS = 4  # of notation density and difficulty: quarters of both kinds together
-FEW_DOCUMENTS = 1_000  # of a kind, below which these two are held by the caliper alone: a border would part neighbours for nothing
 SIZE_WEIGHT = 50.0  # 0.05 standard deviations for a thousandth of the tokens
 EVEN_ENOUGH = 0.005
 EVENING_PASSES = 3
-CALIPERS = (0.2, 0.3, 0.4, 0.5)
-FEW_PAIRS = 30  # evening out takes up to a third of so few, and the masked classifier needs 20
 RARE_HOST = 20  # documents of a host below which hosts are thrown together
 # The columns that matching reads.
 COLUMNS = ("source", "source_file", "url", "num_chars", "topic", "notation_density", "difficulty")
@@ -38,11 +35,8 @@ class MatchingSettings:
     match_on: tuple[str, ...] = option(
         MATCHABLE, f"Matched exactly or in bins, any of {', '.join(MATCHABLE)}: name fewer to match more documents less closely."
     )
-    caliper: float | None = option(
-        None,
-        "Largest difference of matched documents in length (log), notation density, difficulty, in standard deviations (default: "
-        f"{CALIPERS[0]}; where that gives fewer than {FEW_PAIRS} pairs, wider in steps up to {CALIPERS[-1]}).",
-        at_least=0,
+    caliper: float = option(
+        0.2, "Largest difference of matched documents in length (log), notation density, difficulty, in standard deviations.", at_least=0
     )
 
 
@@ -96,9 +90,8 @@ class Coarsened:
 def coarsen(first: "pl.DataFrame", second: "pl.DataFrame", match_on: Sequence[str]) -> Coarsened:
     """Bin the covariates of two kinds of documents together. Both frames have COLUMNS.
 
-    Length falls into factors of two of characters, notation density and difficulty into quarters of all documents (one bin with fewer
-    than FEW_DOCUMENTS of a kind); a topic or a difficulty that is not known is a bin of its own. `constant` lists covariates that are
-    the same in all.
+    Length falls into factors of two of characters, notation density and difficulty into quarters of all documents; a topic or a
+    difficulty that is not known is a bin of its own. `constant` lists covariates with a single bin.
     """
     import polars as pl
 
@@ -107,9 +100,8 @@ def coarsen(first: "pl.DataFrame", second: "pl.DataFrame", match_on: Sequence[st
     constant = []
     places = []
     for name in match_on:
-        bins = _bins(both, name, NUM_BINS if min(first.height, second.height) >= FEW_DOCUMENTS else 1)
-        values = continuous(both, name) if name in CONTINUOUS else bins
-        if len(np.unique(values)) <= 1:
+        bins = _bins(both, name)
+        if bins.max(initial=0) == bins.min(initial=0):
             constant.append(name)
         codes = codes * (int(bins.max(initial=0)) + 1) + bins
         codes = np.unique(codes, return_inverse=True)[1]  # stays small whatever is combined
@@ -132,7 +124,8 @@ def continuous(frame: "pl.DataFrame", name: str) -> np.ndarray:
     return frame.select(column.cast(pl.Float64).fill_null(float("nan"))).to_series().to_numpy()
 
 
-def _bins(frame: "pl.DataFrame", name: str, num_bins: int) -> np.ndarray:
+def _bins(frame: "pl.DataFrame", name: str) -> np.ndarray:
+
     if name == "source":
         return _codes(frame.select(origin().fill_null("unknown")).to_series())
     if name == "topic":
@@ -141,7 +134,7 @@ def _bins(frame: "pl.DataFrame", name: str, num_bins: int) -> np.ndarray:
     known = np.isfinite(values)
     if name == "length":
         return np.where(known, np.floor(np.where(known, values, 0)) + 1, 0).astype(np.int64)
-    cuts = np.unique(np.quantile(values[known], np.arange(1, num_bins) / num_bins)) if known.any() else np.zeros(0)
+    cuts = np.unique(np.quantile(values[known], np.arange(1, NUM_BINS) / NUM_BINS)) if known.any() else np.zeros(0)
     return np.where(known, np.searchsorted(cuts, values, side="right") + 1, 0).astype(np.int64)
 
 
@@ -155,33 +148,6 @@ class Matched:
 
     pairs: list[tuple[int, int]] = field(default_factory=list)
     unmatched: tuple[Counter[str], Counter[str]] = field(default_factory=lambda: (Counter(), Counter()))
-
-
-def match_documents(
-    made: Coarsened,
-    keys: tuple[np.ndarray, np.ndarray],
-    caliper: float | None,
-    limit: int | None = None,
-    sizes: tuple[np.ndarray, np.ndarray] | None = None,
-) -> tuple[Matched, float]:
-    """`match_across` with `caliper`, or with the first of CALIPERS that gives FEW_PAIRS pairs, else the last; and the one that was used.
-
-    The width follows from the number of pairs alone, which knows nothing of the texts that are made later.
-    """
-    enough = FEW_PAIRS if limit is None else min(limit, FEW_PAIRS)
-    matched = Matched()
-    for width in CALIPERS if caliper is None else (caliper,):
-        matched = match_across(made, keys, width, limit, sizes)
-        if len(matched.pairs) >= enough:
-            break
-    return matched, width
-
-
-def widened(settings: MatchingSettings, caliper: float) -> list[str]:
-    """What must be said of a caliper that the settings did not name and that is not the usual one."""
-    if settings.caliper is not None or caliper == CALIPERS[0]:
-        return []
-    return [f"the caliper is {caliper} standard deviations: {CALIPERS[0]} gave fewer than {FEW_PAIRS} pairs (--caliper sets it)"]
 
 
 def match_across(

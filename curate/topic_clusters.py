@@ -109,7 +109,9 @@ def default_topics(num_documents: int) -> int:
 
 
 def fit_topics(texts: Sequence[str], num_topics: int, seed: int) -> TopicModel:
-    """Topics of `texts`, whatever their order; a single one, and a note, when no word tells the texts apart."""
+    """Topics of `texts`, whatever their order. Raises UserError when more than one is asked for and the texts share no words."""
+    if num_topics == 1:  # nothing to tell apart, so words are not needed
+        return TopicModel([], np.zeros(0), np.zeros((1, 0)), ["00 all documents"])
     from sklearn.cluster import MiniBatchKMeans
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -121,8 +123,7 @@ def fit_topics(texts: Sequence[str], num_topics: int, seed: int) -> TopicModel:
     try:
         vectors = vectorizer.fit_transform(ordered)
     except ValueError:
-        print(f"note: one topic for all {len(texts)} documents: they share no words, or have the same ones")
-        return TopicModel([], np.zeros(0), np.zeros((1, 0)), ["00 all documents"])
+        raise UserError(f"no topics can be made of {len(texts)} documents: they share no words") from None
     clusters = max(1, min(num_topics, len(ordered) // FEWEST_DOCUMENTS))
     centres = MiniBatchKMeans(clusters, random_state=seed, n_init=3, batch_size=1024).fit(vectors).cluster_centers_
     words = vectorizer.get_feature_names_out().tolist()

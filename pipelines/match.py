@@ -16,7 +16,7 @@ from curate.contrasts import contrast_lines
 from curate.dose import check_dose
 from curate.matching import MatchSettings, count_tokens, load_tokenizer, prompt_and_completion
 from curate.matching_budget import choose_blocks
-from curate.matching_strata import CALIPERS, CONTINUOUS, check_match_on, coarsen, continuous, match_documents, order_keys, widened
+from curate.matching_strata import CONTINUOUS, check_match_on, coarsen, continuous, match_across, order_keys
 from curate.parsing import num_words, within
 from curate.records.command import require
 from curate.records.errors import UserError
@@ -218,9 +218,7 @@ def make_blocks(
         if made.constant:
             print(f"note: the same in all documents, so nothing to match on: {', '.join(made.constant)}")
         tokens = [np.sum([version["num_loss_tokens"].to_numpy() for version in family], axis=0) for family in families]
-        keys = first["_key"].to_numpy(), second["_key"].to_numpy()
-        matched, caliper = match_documents(made, keys, settings.caliper, sizes=(tokens[0], tokens[1]))
-        log.warnings += widened(settings, caliper)
+        matched = match_across(made, (first["_key"].to_numpy(), second["_key"].to_numpy()), settings.caliper, sizes=(tokens[0], tokens[1]))
         rows = [[pair[side] for pair in matched.pairs] for side in (0, 1)]
         for cells, unmatched in zip(design.families, matched.unmatched, strict=True):
             for reason, count in sorted(unmatched.items()):
@@ -228,14 +226,14 @@ def make_blocks(
         unmatched_of = {" and ".join(cells): dict(counts) for cells, counts in zip(design.families, matched.unmatched, strict=True)}
         log.notes["matching"] = {
             "match_on": list(match_on),
-            "caliper": caliper,
+            "caliper": settings.caliper,
             "pairs": len(matched.pairs),
             "unmatched": unmatched_of,
         }
         left = "; ".join(
             f"{name}: {', '.join(f'{n} {why}' for why, n in sorted(why.items())) or 'none'}" for name, why in unmatched_of.items()
         )
-        print(f"matched {len(matched.pairs)} pairs of documents on {', '.join(match_on)} (caliper {caliper:g}); unmatched: {left}")
+        print(f"matched {len(matched.pairs)} pairs of documents on {', '.join(match_on)} (caliper {settings.caliper:g}); unmatched: {left}")
     names = families[0][0][rows[0]]["pair_id"].alias("block_id")
     return [version[picked].with_columns(names) for family, picked in zip(families, rows, strict=True) for version in family]
 
@@ -258,8 +256,7 @@ def ways_out(families: list[list[pl.DataFrame]], design: ArmDesign, settings: Ma
     sizes = ", ".join(f"{family[0].height} {cells[0]}" for family, cells in zip(families, design.families, strict=True))
     ways = [f"label or rewrite more documents (usable now: {sizes})"]
     if len(families) > 1:
-        width = CALIPERS[-1] if settings.caliper is None else settings.caliper
-        ways += [f"name fewer covariates than --match-on {' '.join(settings.match_on)}", f"widen --caliper {width:g}"]
+        ways += [f"name fewer covariates than --match-on {' '.join(settings.match_on)}", f"widen --caliper {settings.caliper:g}"]
     if any(len(family) > 1 for family in families):
         ways.append(f"widen --length-tolerance {settings.length_tolerance:g}")
     return "to get more: " + "; ".join(ways)

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from curate.matching_strata import COLUMNS, check_match_on, coarsen, match_documents, order_keys, widened
+from curate.matching_strata import COLUMNS, check_match_on, coarsen, match_across, order_keys
 from curate.records import schemas
 from curate.records.command import require
 from curate.records.errors import UserError
@@ -114,20 +114,18 @@ def matched_documents(
     if made.constant:
         print(f"note: the same in all documents, so nothing to match on: {', '.join(made.constant)}")
     keys = order_keys(first["text_sha256"], settings.seed), order_keys(second["text_sha256"], settings.seed)
-    matched, caliper = match_documents(made, keys, settings.caliper, settings.limit)
-    for warning in widened(settings, caliper):
-        print(f"note: {warning}")
+    matched = match_across(made, keys, settings.caliper, settings.limit)
     for cell, unmatched in zip(("selected", "free"), matched.unmatched, strict=True):
         for reason, count in sorted(unmatched.items()):
             dropped[f"{reason} ({cell})"] = count
     if not matched.pairs:
         raise UserError(
             f"no selected document ({first.height}) matches a free one ({second.height}) on {', '.join(match_on)}: "
-            f"name fewer covariates with --match-on, or widen --caliper {caliper:g}"
+            f"name fewer covariates with --match-on, or widen --caliper {settings.caliper:g}"
         )
     print(
         f"matched {len(matched.pairs)} of {first.height} selected documents with one of {second.height} free ones on {', '.join(match_on)}"
     )
     kept = pl.concat([first[[a for a, _ in matched.pairs]][ROW], second[[b for _, b in matched.pairs]][ROW]])
-    notes = {"matching": {"match_on": match_on, "caliper": caliper, "pairs": len(matched.pairs)}}
+    notes = {"matching": {"match_on": match_on, "caliper": settings.caliper, "pairs": len(matched.pairs)}}
     return frame.filter(pl.col(ROW).is_in(kept.implode())), notes

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from curate.balance import category_differences, ks_distance, standardised_difference
 from curate.matching import count_tokens, load_tokenizer, prompt_and_completion
 from curate.matching_budget import choose_blocks
-from curate.matching_strata import Coarsened, MatchingSettings, coarsen, match_across, match_documents, order_keys, widened
+from curate.matching_strata import Coarsened, coarsen, match_across, order_keys
 from curate.records.errors import UserError
 from tests.helpers import embedded_model
 
@@ -124,20 +124,6 @@ def test_strata_pair_one_to_one_inside_the_caliper_and_every_row_is_accounted_fo
     possible = sum(min(sum(row[0] == name for row in left), sum(row[0] == name for row in right)) for name in (0, 1))
     if caliper == 100:
         assert len(pairs) == (possible if limit is None else min(possible, limit))
-
-
-def test_the_caliper_widens_only_where_pairs_are_few_and_none_was_named() -> None:
-    def documents(gap: float, count: int = 40) -> tuple[Coarsened, tuple[np.ndarray, np.ndarray]]:
-        strata = np.arange(count)  # each has one counterpart, `gap` away
-        places = np.zeros((count, 1)), np.full((count, 1), gap)
-        return Coarsened((strata, strata), places, []), (strata.astype(np.uint64), strata.astype(np.uint64))
-
-    for gap, caliper, expected in ((0.1, None, (40, 0.2)), (0.35, None, (40, 0.4)), (0.9, None, (0, 0.5)), (0.35, 0.2, (0, 0.2))):
-        matched, used = match_documents(*documents(gap), caliper)
-        assert (len(matched.pairs), used) == expected
-        assert bool(widened(MatchingSettings(caliper=caliper), used)) == (caliper is None and used > 0.2)
-    matched, used = match_documents(*documents(0.1), None, limit=4)
-    assert (len(matched.pairs), used) == (4, 0.2)  # as many as were asked for
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -40,11 +40,11 @@ def test_a_model_is_the_same_after_it_was_written_down(tmp_path: Path) -> None:
         read_model(path)
 
 
-def test_few_documents_make_one_topic_and_none_with_words_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_few_documents_make_one_topic_and_none_with_words_is_said() -> None:
     assert len(fit_topics(corpus(20), 32, seed=0).names) == 1
-    wordless = fit_topics(["1 + 1 = 2", "3"], 4, seed=0)
-    assert "note: one topic for all 2 documents: they share no words" in capsys.readouterr().out
-    assert wordless.assign(["1 + 1 = 2", "a word"]) == ["00 all documents"] * 2
+    with pytest.raises(UserError, match="they share no words"):
+        fit_topics(["1 + 1 = 2", "3"], 4, seed=0)
+    assert fit_topics(["1 + 1 = 2", "3"], 1, seed=0).assign(["1 + 1 = 2", "a word"]) == ["00 all documents"] * 2
 
 
 def test_the_number_of_topics_grows_with_the_documents_and_few_documents_have_one() -> None:

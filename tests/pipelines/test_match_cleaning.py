@@ -124,7 +124,7 @@ def test_an_arm_with_too_little_material_says_how_much_is_missing_and_what_would
     manifest = match(settings(made(tmp_path, rows, arms="paper"), tmp_path / "sets", tokenizer))
     (warning,) = (line for line in manifest.notes["warnings"] if "are missing" in line)
     assert "label or rewrite more documents (usable now: 3 paper_enriched, 27 paper_control)" in warning
-    assert "fewer covariates than --match-on source length" in warning and "widen --caliper 0.5" in warning
+    assert "fewer covariates than --match-on source length" in warning and "widen --caliper 0.2" in warning
     with pytest.raises(UserError, match=r"--match-on 'lenght' is unknown \(did you mean 'length'\?\)"):
         match(settings(tmp_path / "qa", tmp_path / "again", tokenizer, match_on=("lenght",)))
 

@@ -119,5 +119,5 @@ def test_topics_of_other_labels_are_refused_and_no_match_says_what_to_relax(tmp_
     topics(TopicsSettings(labels=other, out=tmp_path / "topics", num_topics=2))
     with pytest.raises(UserError, match=r"documents have no topic in .*: it was made of other labels"):
         select(SelectSettings(labels=labels, topics=tmp_path / "topics", out=tmp_path / "candidates"))
-    with pytest.raises(UserError, match="name fewer covariates with --match-on, or widen --caliper 0.5"):
+    with pytest.raises(UserError, match="name fewer covariates with --match-on, or widen --caliper 0.2"):
         select(SelectSettings(labels=labels, matched=True, out=tmp_path / "candidates"))
