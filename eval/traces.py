@@ -29,12 +29,7 @@ from rl import traces
 SUMMARY, TABLE = "traces.json", "traces.parquet"
 FEWEST_TASKS = 10  # informative tasks below which no odds ratio is given
 NEEDED = ("numbers", "target", "response")
-# name -> (part, of): how good the tries, the checks and the arithmetic are, over all responses together
-QUALITIES = {
-    "success_per_try": ("fitting_attempts", "attempts"),
-    "checks_right": ("wrong_verification", "verification"),
-    "arithmetic_right": ("wrong_arithmetic", "arithmetic"),
-}
+QUALITIES = ("success_per_try", "checks_right", "arithmetic_right")
 
 
 @dataclass(frozen=True)
@@ -151,8 +146,7 @@ def profile(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         values = np.array([row[name] for row in rows], dtype=np.float64)
         half = half_width(values) if len(values) > 1 else None
         found["counts"][name] = {"mean": values.mean(), "half_width": half, "share": float((values > 0).mean())}
-    total = {name: sum(row[name] for row in rows) for name in traces.COUNTS}
-    found["qualities"] = {name: _share(part, total[part], total[of]) for name, (part, of) in QUALITIES.items()}
+    found["qualities"] = qualities(rows)
     if rows and "judge_verification" in rows[0]:
         found["judge"] = {name: agreement(rows, name) for name in BEHAVIORS}
     if rows and all(key in rows[0] for key in ("task", "correct", "num_tokens")):
@@ -161,11 +155,15 @@ def profile(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _share(part: str, count: int, total: int) -> float | None:
-    """The good share of `total`: `part` counts the good ones, or, when it is called wrong, the bad ones."""
-    if not total:
-        return None
-    return (total - count if part.startswith("wrong") else count) / total
+def qualities(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """How good the tries, the checks and the arithmetic are, over all responses together; None where there are none."""
+    total = {name: sum(row[name] for row in rows) for name in traces.COUNTS}
+    good = (
+        (total["fitting_attempts"], total["attempts"]),
+        (total["verification"] - total["wrong_verification"], total["verification"]),
+        (total["arithmetic"] - total["wrong_arithmetic"], total["arithmetic"]),
+    )
+    return {name: part / of if of else None for name, (part, of) in zip(QUALITIES, good, strict=True)}
 
 
 def agreement(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:

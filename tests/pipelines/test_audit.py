@@ -248,7 +248,9 @@ console.log(JSON.stringify({ first, again: nodes.where.textContent, marks, text,
 """
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="runs the page's script in node")
+@pytest.mark.skipif(
+    shutil.which("node") is None, reason="no node on the PATH, which runs the page's script (Debian: apt-get install nodejs)"
+)
 def test_the_page_is_labelled_by_keys_survives_reopening_and_saves_what_import_reads(drawn: Path, tmp_path: Path) -> None:
     (tmp_path / "dom.js").write_text(DOM)
     done = subprocess.run(["node", tmp_path / "dom.js", drawn / "label-ann.html"], capture_output=True, text=True, timeout=60)
@@ -264,7 +266,7 @@ def test_the_page_is_labelled_by_keys_survives_reopening_and_saves_what_import_r
     assert [row[name] for name in BEHAVIORS] == [False, None, True, False] and row["item"] == sample(drawn)[0]["item"]
 
 
-@pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed")
+@pytest.mark.skipif(find_chromium() is None, reason="no chromium on the PATH (Debian: apt-get install chromium)")
 def test_the_page_works_in_a_browser(drawn: Path) -> None:
     with Chromium() as browser:
         page = browser.open(drawn / "label-ann.html")

@@ -166,7 +166,7 @@ def test_tasks_find_this_python_and_this_checkout() -> None:
     assert f'PYTHONPATH="{Path(__file__).resolve().parents[2]}' in environment()
 
 
-@pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")
+@pytest.mark.skipif(has_gpu(), reason="about a machine without a GPU, and this one has one")
 def test_a_login_node_without_gpu_may_submit_a_large_model(tmp_path: Path) -> None:
     model = tmp_path / "Large-32B"
     model.mkdir()

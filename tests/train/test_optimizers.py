@@ -45,7 +45,7 @@ def resume_after_first(out):
 
 
 def test_lora_exports_a_plain_model(tmp_path):
-    pytest.importorskip("peft")
+    pytest.importorskip("peft", reason="peft is not installed (pip install peft)")
     from peft.tuners.lora import LoraLayer
     from transformers import AutoModelForCausalLM
 

@@ -35,7 +35,9 @@ class FakeWandb(types.ModuleType):
 
 
 def test_tensorboard_has_every_number(tmp_path):
-    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    event_accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is not installed (pip install tensorboard)"
+    )
     write_data(tmp_path / "data", count=30)
     train("cpt", settings(tmp_path, tensorboard=True))
     events = event_accumulator.EventAccumulator(str(tmp_path / "out" / "tensorboard"))

@@ -1,0 +1,35 @@
+# One recipe for the runs with tiny models; read by speedrun_cpu.sh and study_cpu.sh, which set $out. A command whose manifest stands is not
+# repeated; training that was interrupted goes on.
+export OMP_NUM_THREADS=1
+
+once() { # FOLDER COMMAND…
+    [ -e "$1/manifest.json" ] || { shift && "$@"; }
+}
+
+tasks() { # 1,298 problems of three numbers, 250 of them kept for the evaluations
+    once "$out/tasks" rl tasks --operands 3 --max-number 9 --min-target 1 --max-target 20 --num-train 0 --num-test 250 --seed 7 \
+        --out "$out/tasks"
+}
+
+base() { # SEED [OPTION…]: plain arithmetic into a tiny model
+    folder="$out/base/$1" seed=$1
+    shift
+    once "$folder" rl arithmetic --seed "$seed" --out "$folder" "$@"
+    train cpt --data "$folder/text" --model "$folder/start" --out "$folder/model" --seed "$seed" --learning-rate 3e-3 \
+        --warmup-fraction 0.05 --tokens-per-step 2048 --context-tokens 512 --epochs 10 --max-steps "${BASE_UPDATES:-1500}"
+}
+
+primed() { # SEED KIND: the base model after this seed's set of that kind
+    folder="$out/primed/$2/seed-$1"
+    once "$folder" rl prime --kind "$2" --voice terse --template short --tasks "$out/tasks" --seed "$1" --traces-per-task 60 \
+        --num-train "${PRIMED_TRACES:-8000}" --num-heldout 100 --max-failures 6 --out "$folder"
+    train sft --data "$folder/train" --model "$out/base/$1/model" --out "$folder/model" --seed "$1" --learning-rate 3e-3 \
+        --warmup-fraction 0.05 --tokens-per-step 2048 --context-tokens 512 --epochs 100 --max-steps "${PRIMED_UPDATES:-1200}"
+}
+
+reinforced() { # SEED CONDITION KIND [OPTION…]: PPO on the model primed with that kind
+    folder="$out/experiment/$2/seed-$1" seed=$1 model="$out/primed/$3/seed-$1/model"
+    shift 3
+    once "$folder" rl ppo --preset tiny --model "$model" --data "$out/tasks" --seed "$seed" --out "$folder" --layout packed \
+        --micro-batch-tokens 4096 --max-response-tokens "${RESPONSE_TOKENS:-192}" --total-steps "${PPO_STEPS:-40}" "$@"
+}
