@@ -21,6 +21,7 @@ from pipelines.stage import begin, engine_identity
 from pipelines.verify import judge_warnings
 from tests.curate.report_run import make_labels, make_selection, make_sets
 
+NAMED = {stage.name: stage for stage in STAGES}
 PROBLEM = "Find x with 2x = 6.\n\nWe get x = 3. Check: 2 * 3 = 6."
 HOSTILE = (
     "</script></div></article><script>alert(1)</script> <img src=http://127.0.0.1:9/x.png onerror=alert(2)> {{ 7919 * 7907 }} {% raw %}"
@@ -196,7 +197,9 @@ def test_no_examples_on_request(tmp_path):
 def test_extracted_questions_and_answers_have_no_author(tmp_path):
     model, revision, engine = engine_identity(RewriteSettings(engine="extract"))
     made = Manifest("rewrite", {}, rows_in=1, rows_out=1, model=model, revision=revision, engine=engine)
-    assert summary([replace(STAGES[3], manifest=made)], "x").startswith("Their own questions and answers were taken as they are: 1 row.")
+    assert summary([replace(NAMED["rewrite"], manifest=made)], "x").startswith(
+        "Their own questions and answers were taken as they are: 1 row."
+    )
     assert model is None and judge_warnings("Qwen/Qwen2.5-32B-Instruct", model) == []
 
 
@@ -221,7 +224,7 @@ def test_stages_that_have_not_run_are_shown_and_do_not_fail(tmp_path):
     make_labels(tmp_path, [document(), document(score=0.05)])
     page = draw(tmp_path)
     assert page.text.count("Not run:") == 4
-    assert "Not finished: frequencies, select, rewrite, verify, match." in page.text
+    assert "Not finished: frequencies, topics, select, rewrite, verify, match." in page.text
     make_selection(tmp_path)
     assert draw(tmp_path).text.count("Not run:") == 3
     only_sets = tmp_path / "other"
@@ -258,7 +261,7 @@ def test_the_flow_is_that_of_the_manifests(tmp_path):
 
 def test_rows_that_do_not_add_up_are_pointed_out():
     short = Manifest("select", {}, rows_in=10, rows_out=3, dropped={"no problem": 5})
-    assert warnings([replace(STAGES[2], manifest=short)]) == ["select: 2 rows are unaccounted for by its own manifest"]
+    assert warnings([replace(NAMED["select"], manifest=short)]) == ["select: 2 rows are unaccounted for by its own manifest"]
 
 
 def test_prevalence_is_the_table_with_its_caveat(tmp_path):
@@ -353,4 +356,6 @@ def test_a_run_with_nothing_but_errors_is_drawn(tmp_path):
 
 def test_the_summary_is_grammatical_for_one():
     one = Manifest("classify", {}, rows_in=1, rows_out=1, model="m", engine="e", notes={"behaviors": ["backtracking"]})
-    assert summary([replace(STAGES[0], manifest=one)], "notes.jsonl").startswith("1 document of notes.jsonl was read by the model m")
+    assert summary([replace(NAMED["classify"], manifest=one)], "notes.jsonl").startswith(
+        "1 document of notes.jsonl was read by the model m"
+    )
