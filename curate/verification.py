@@ -105,6 +105,27 @@ def fidelity(
     return rows
 
 
+def fidelity_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The table of `fidelity` as text, a line for each cell and behavior; shares in percent with their intervals."""
+    if not rows:
+        return ["no rewrite could be judged: nothing is known of what was kept, lost or gained"]
+
+    def percent(row: Mapping[str, Any], name: str) -> str:
+        if row[name] is None:
+            return "–"
+        return f"{100 * row[name]:.0f} ({100 * row[f'{name}_low']:.0f}-{100 * row[f'{name}_high']:.0f})"
+
+    head = ["cell", "behavior", "rewrites", "kept", "lost", "gained", "kept %", "gained %", "as it should be %"]
+    body = [
+        [row["cell"], row["behavior"], *(f"{row[name]:,}" for name in ("rewrites", "kept", "lost", "gained"))]
+        + [percent(row, name) for name in ("kept_share", "gained_share", "agreement")]
+        for row in rows
+    ]
+    widths = [max(len(line[column]) for line in [head, *body]) for column in range(len(head))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in [head, *body]]
+    return ["before anything is dropped, of the sources' behaviors, with 95 % intervals:", *lines]
+
+
 def share(name: str, successes: int, trials: int) -> dict[str, float | None]:
     """A share and its interval under `name`, `name_low`, `name_high`; None for no trials."""
     low, high = wilson(successes, trials)

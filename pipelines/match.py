@@ -20,15 +20,16 @@ from curate.matching_strata import CONTINUOUS, check_match_on, coarsen, continuo
 from curate.parsing import num_words, within
 from curate.records.command import require
 from curate.records.errors import UserError
-from curate.records.manifest import InputFile, Manifest, read_manifest
+from curate.records.manifest import InputFile, Manifest, file_sha256, json_sha256, read_manifest
 from curate.records.parts import write_json
+from curate.records.settings import to_dict
 from curate.selection import keep
 from curate.verification import FIDELITY_FILE, faithful
 from pipelines.balance import balance, tokens_of
 from pipelines.cleaning import TEXTS, Log, clean
 from pipelines.dosing import dosed
-from pipelines.sources import sources_of
-from pipelines.stage import read_table, write_table
+from pipelines.sources import candidates_of, is_adopted, sources_of
+from pipelines.stage import part_files, read_table, refuse_other, write_table
 
 IDENTITY = ["file_sha256", "source_row"]
 BALANCE_FILE = "balance.json"
@@ -57,14 +58,37 @@ def match(settings: MatchSettings) -> Manifest:
     kind = "extract" if manifest.engine == "extract" else manifest.notes.get("arms") or manifest.settings["arms"]
     design = ARM_DESIGNS[kind]
     check_dose(settings.dose, design, kind)
+    files = [*files, *read_besides(folder, manifest, settings)]
+    hashed = {**to_dict(settings, hashed_only=True), **identity_of(files, settings, tokenizer)}
+    for arm in design.arms:
+        refuse_other(out / arm, "match", hashed)
     log = Log()
     frame = usable(add_labels(qa, folder, settings.verified), design, folder, settings.seed, log)
     frame = clean(add_text(frame, tokenizer, settings.count), settings, log)
     before = deepcopy(log)
     made = make_sets(frame, kind, settings, match_on, qa.height, log)
     print("\n".join(contrast_lines(kind)))
-    made.notes |= filtered_sets(frame, kind, settings, match_on, files, qa.height, before, out / FILTERED)
-    return write_sets(out, settings, made, files, qa.height, log, started, kind)
+    made.notes |= filtered_sets(frame, kind, settings, match_on, files, qa.height, before, out / FILTERED, hashed)
+    return write_sets(out, settings, made, files, qa.height, log, started, kind, hashed)
+
+
+def read_besides(folder: Path, rewritten: Manifest, settings: MatchSettings) -> list[InputFile]:
+    """The files other than the rewrites whose content enters the sets: the candidates' covariates, the labels of the rewrites."""
+    files = [] if is_adopted(rewritten) else part_files(candidates_of(folder), "select")
+    return files if settings.verified is None else [*files, *part_files(settings.verified, "verify")]
+
+
+def identity_of(files: Sequence[InputFile], settings: MatchSettings, tokenizer: Any) -> dict[str, Any]:
+    """What the sets depend on beside the settings: the content of all files that are read, the judge's thresholds, the tokenizer."""
+    named = [Path(path) for path in (*settings.decontaminate, *settings.countdown_tasks)]
+    fidelity = settings.verified / FIDELITY_FILE if settings.verified else None
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return {
+        "inputs": sorted(file.sha256 for file in files),
+        "held_against": sorted(file_sha256(path) for path in named if path.is_file()),
+        "thresholds": json.loads(fidelity.read_text())["thresholds"] if fidelity and fidelity.is_file() else None,
+        "tokenizer_sha256": json_sha256(backend.to_str() if backend is not None else tokenizer.get_vocab()),
+    }
 
 
 @dataclass
@@ -111,6 +135,7 @@ def filtered_sets(
     rows_in: int,
     log: Log,
     out: Path,
+    hashed: dict[str, Any],
 ) -> dict[str, Any]:
     """Sets of the rewrites that show what they should and nothing else, as the judge sees it; a note of what came of them."""
     if settings.verified is None:
@@ -128,7 +153,7 @@ def filtered_sets(
     except UserError as error:
         print(f"note: no filtered sets: {error}")
         return {"filtered": f"none: {error}"}
-    write_sets(out, settings, made, files, rows_in, log, started, kind)
+    write_sets(out, settings, made, files, rows_in, log, started, kind, hashed)
     return {"filtered": f"{made.arms[0].height} examples an arm in {out.name}/"}
 
 
@@ -285,7 +310,15 @@ def shortfall(
 
 
 def write_sets(
-    out: Path, settings: MatchSettings, made: Sets, files: list[InputFile], rows_in: int, log: Log, started: float, kind: str
+    out: Path,
+    settings: MatchSettings,
+    made: Sets,
+    files: list[InputFile],
+    rows_in: int,
+    log: Log,
+    started: float,
+    kind: str,
+    hashed: dict[str, Any],
 ) -> Manifest:
     """Write one folder an arm, each with its manifest, and the balance and the manifest of the whole beside them."""
     design, sets = ARM_DESIGNS[kind], made.arms
@@ -296,7 +329,17 @@ def write_sets(
         notes: dict[str, Any] = {"arm": arm, "cell": cell, "arms": kind, "count": settings.count, "tokenizer": settings.tokenizer}
         notes["num_loss_tokens"] = tokens[arm]
         arm_manifest = write_table(
-            out / arm, "match", settings, data.to_arrow(), files, rows_in, others, started, notes, shard_rows=settings.shard_rows
+            out / arm,
+            "match",
+            settings,
+            data.to_arrow(),
+            files,
+            rows_in,
+            others,
+            started,
+            notes,
+            shard_rows=settings.shard_rows,
+            also_hashed=hashed,
         )
     manifest = Manifest(
         stage="match",

@@ -41,7 +41,9 @@ class RunSettings:
     sample: int | None = option(None, "Read N documents drawn at random (seeded) from all.", at_least=1)
     seed: int = option(0, "Seed of everything random.", at_least=0)
     model: str = option(DEFAULT_MODEL, "Model that labels and rewrites; smollm2-135m is the embedded stand-in for machines without a GPU.")
+    judge_engine: str | None = option(None, "Engine that labels the rewrites (default: --label-engine).", choices=LABEL_ENGINES)
     judge_model: str | None = option(None, "Model that labels the rewrites (default: --model, with a warning).")
+    judge_base_url: str | None = option(None, "Address of the judge's endpoint (default: --base-url).")
     revision: str | None = option(None, "Commit or tag of --model on the hub.")
     label_engine: str = option("vllm", "Engine of classify and verify; student needs no language model.", choices=LABEL_ENGINES)
     student: Path | None = option(None, "Student of `curate distill` (default: the one that ships).")
@@ -109,6 +111,7 @@ def run(settings: RunSettings) -> None:
     built: dict[str, Any] = {
         name: build(kind, stage_settings(settings, name, kind, out), overrides.get(name, {})) for name, (kind, _) in commands.items()
     }
+    check_judge(settings)
     preflight(built)
     planned = pipelines.plan.before_run(built["classify"], built["rewrite"], built["verify"])
     if planned:  # it was asked for once: the stages need not ask again
@@ -124,6 +127,15 @@ def run(settings: RunSettings) -> None:
                 failures.append(str(error))
     if failures:
         raise PartialFailure("; ".join(failures))
+
+
+def check_judge(settings: RunSettings) -> None:
+    """Raise UserError for a judge's model or address that its engine would not use."""
+    engine = settings.judge_engine or settings.label_engine
+    if settings.judge_model is not None and engine == "student":
+        raise UserError(f"--judge-model {settings.judge_model}: the student judges and uses no model; name an engine with --judge-engine")
+    if settings.judge_base_url is not None and engine not in ("openai", "cascade"):
+        raise UserError(f"--judge-base-url is for a judge behind an endpoint, not for the engine {engine}; use --judge-engine openai")
 
 
 def preflight(built: dict[str, Any]) -> None:
@@ -177,9 +189,12 @@ def stage_settings(settings: RunSettings, name: str, settings_class: type, out: 
         values |= {"limit": settings.limit, "sample": settings.sample}
     if "engine" in known:
         values["engine"] = settings.rewrite_engine if name == "rewrite" else settings.label_engine
-        judged = name == "verify" and settings.judge_model is not None
-        values["model"] = settings.judge_model if judged else settings.model
-        values["revision"] = None if judged else settings.revision
+        values |= {"model": settings.model, "revision": settings.revision}
+    if name == "verify":
+        values["engine"] = settings.judge_engine or settings.label_engine
+        values["base_url"] = settings.judge_base_url or settings.base_url
+        if settings.judge_model is not None:
+            values |= {"model": settings.judge_model, "revision": None}
     return values
 
 

@@ -153,12 +153,14 @@ def write_table(
     rows_made: int = 0,
     name: str = "part",
     shard_rows: int | None = None,
+    also_hashed: dict[str, Any] | None = None,
 ) -> Manifest:
     """Write the output of a stage that fits in memory: its parts and the manifest. A folder with other settings is refused.
 
+    `also_hashed` names what changes the result and is neither a setting nor an input.
     The table is one part, or as many equal ones as it takes for none to have more than `shard_rows` rows.
     """
-    hashed = {**to_dict(settings, hashed_only=True), "inputs": sorted(file.sha256 for file in files)}
+    hashed = {**to_dict(settings, hashed_only=True), "inputs": sorted(file.sha256 for file in files), **(also_hashed or {})}
     refuse_other(out, stage, hashed)
     footer = {"stage": stage, "settings_hash": json_sha256(hashed)}
     shards = max(1, -(-table.num_rows // shard_rows)) if shard_rows else 1

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -14,7 +15,7 @@ from curate.records.errors import UserError
 from curate.records.manifest import Manifest, read_manifest
 from curate.records.parts import write_json
 from curate.records.settings import to_dict
-from curate.verification import FIDELITY_FILE, AsPassage, VerifySettings, against_gold, family, fidelity
+from curate.verification import FIDELITY_FILE, AsPassage, VerifySettings, against_gold, family, fidelity, fidelity_lines
 from curate.windows import default_window_chars
 from pipelines.executors import RunOptions, execute
 from pipelines.ledger import Ledger, make_chunks
@@ -59,8 +60,11 @@ def verify(settings: VerifySettings) -> Manifest:
         WriteChunks(ledger, schema),
     ]
     execute(pipeline, ledger, RunOptions.of(settings))
-    warnings = judge_warnings(settings.model, read_manifest(folder).model)
-    write_json(out / FIDELITY_FILE, compare(out, folder, names))
+    found = compare(out, folder, names)
+    write_json(out / FIDELITY_FILE, found)
+    print("\n".join(fidelity_lines(found["rows"])))
+    judge, _, _ = engine_identity(settings)
+    warnings = judge_warnings(judge or "", read_manifest(folder).model)
     return finish(ledger, settings, started, prompt_hash=prompt_hash, notes={"warnings": warnings, "behaviors": names})
 
 
@@ -73,14 +77,18 @@ def check_behaviors(qa: Path, names: list[str]) -> None:
 
 def judge_warnings(judge: str, rewriter: str | None) -> list[str]:
     """What a reader must know about who judged whom."""
-    if rewriter in (None, "none") or family(judge) != family(rewriter):
+    # The judge of a cascade is the student and a language model.
+    if rewriter in (None, "none") or family(rewriter) not in map(family, judge.split(" and ")):
         return []
-    warning = f"the judge {judge} is of the same family as the rewriter {rewriter}: it may share its blind spots; set --model to another"
+    warning = (
+        f"the judge {judge} is of the same family as the rewriter {rewriter}: it may share its blind spots; "
+        "judge with another (--model; --judge-model of `curate run`)"
+    )
     print(f"warning: {warning}")
     return [warning]
 
 
-def compare(verified: Path, qa: Path, behaviors: list[str]) -> dict[str, object]:
+def compare(verified: Path, qa: Path, behaviors: list[str]) -> dict[str, Any]:
     """Fidelity of the rewrites to the target of their cells, with the thresholds that the selection used."""
     thresholds = selection_notes(qa)["present"]
     paths = sorted((verified / "parts").glob("*.parquet"))

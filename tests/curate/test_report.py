@@ -203,6 +203,14 @@ def test_extracted_questions_and_answers_have_no_author(tmp_path):
     assert model is None and judge_warnings("Qwen/Qwen2.5-32B-Instruct", model) == []
 
 
+@pytest.mark.parametrize(
+    ("judge", "warned"),
+    [("Qwen/Qwen3-8B", True), ("student and Qwen/Qwen3-8B", True), ("student", False), ("meta-llama/Llama-3.1-8B", False)],
+)
+def test_a_judge_of_the_rewriters_family_is_warned_of(judge, warned):
+    assert bool(judge_warnings(judge, "Qwen/Qwen2.5-32B-Instruct")) is warned
+
+
 def test_a_corpus_without_truth_is_not_compared_with_any(tmp_path):
     make_labels(tmp_path, [document(truth="yes"), document(truth={"evidence": "all of it"})])
     page = draw(tmp_path)

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,41 @@ def test_unfiltered_sets_are_primary_and_filtered_ones_lie_beside_them(tmp_path:
     assert filtered.dropped == {"does not show what it should, by the judge": 3, "sibling missing": 1}
     assert "does not show what it should, by the judge" not in manifest.dropped
     assert json.loads((tmp_path / "sets" / "filtered" / "balance.json").read_text())["examples"] == 10
+
+
+@pytest.mark.parametrize("changed", ["labels", "thresholds", "candidates", "evaluation", "tokenizer"])
+def test_nothing_that_the_sets_depend_on_changes_unnoticed(tmp_path: Path, tokenizer: str, changed: str) -> None:
+    """The second match is refused and leaves the first as it was."""
+    qa = made(tmp_path, versions(12, ("selected",)))
+    verified = judge(tmp_path / "verified", qa)
+    (tmp_path / "evaluation.txt").write_text("a problem of twelve words that nobody here has ever written down before\n")
+    own = shutil.copytree(tokenizer, tmp_path / "tokenizer")
+    settings = MatchSettings(
+        **{"qa": qa, "verified": verified, "out": tmp_path / "sets", "budget_tokens": 10**6, "tokenizer": str(own), "tolerance": 1.0},
+        decontaminate=(str(tmp_path / "evaluation.txt"),),
+    )
+    match(settings)
+    before = {path: path.read_bytes() for path in (tmp_path / "sets").rglob("*.*") if path.is_file()}
+    match(settings)  # with everything as it was: the same again
+    if changed == "labels":
+        judge(verified, qa, {(f"{0:016x}", "selected")})
+    elif changed == "thresholds":
+        judge(verified, qa, threshold=0.95)
+    elif changed == "evaluation":
+        (tmp_path / "evaluation.txt").write_text("another problem of twelve words that nobody here has ever written down\n")
+    elif changed == "tokenizer":
+        path = own / "tokenizer.json"
+        table = json.loads(path.read_text())
+        path.write_text(json.dumps({**table, "normalizer": {"type": "Lowercase"}}))
+    else:
+        part = next((tmp_path / "candidates" / "parts").glob("*.parquet"))
+        frame = pl.read_parquet(part).with_columns(pl.col("notation_density") + 0.1)
+        write_part(part, frame.to_arrow().cast(schemas.candidates(["a"])), {})
+    with pytest.raises(UserError, match="was made with other settings"):
+        match(settings)
+    after = {path: path.read_bytes() for path in before}
+    assert {path.name for path in before if path.suffix == ".parquet" and before[path] != after[path]} == set()
+    assert read_manifest(tmp_path / "sets" / "enriched").notes["hashed"]["thresholds"] == {"a": 0.5}
 
 
 def test_when_nothing_passes_the_judge_the_primary_sets_are_still_made(

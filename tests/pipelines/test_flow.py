@@ -85,6 +85,7 @@ def test_manifests_say_what_was_read_with_what_and_by_whom(finished: Path) -> No
         assert all(len(file.sha256) == 64 and file.rows for file in manifest.inputs)
     assert qa.notes["outcomes"]["attempt_1_good"] > 0
     assert read_manifest(finished / "verified").notes["warnings"][0].startswith("the judge fake is of the same family as the rewriter fake")
+    assert "the judge fake is of the same family" in (finished / "sets" / "README.md").read_text()
 
 
 def test_identity_is_carried_from_the_corpus_to_the_sets(finished: Path) -> None:
@@ -242,6 +243,8 @@ def test_stages_take_any_setting_from_a_file_and_refuse_unknown_ones(server: End
         (("--budget-tokens", "0"), "budget_tokens = 0 is less than 1"),
         (("--dose", "2"), "--dose 2 is not above 0 and at most 1"),
         (("--dose", "0.5", "--arms", "paper"), "--dose 0.5 needs siblings without behavior, which the arms paper do not have"),
+        (("--judge-engine", "student", "--judge-model", "x"), "--judge-model x: the student judges and uses no model"),
+        (("--judge-engine", "student", "--judge-base-url", "http://x"), "not for the engine student; use --judge-engine openai"),
         (("--push-to-hub", "sets"), "--push-to-hub 'sets' is not of the form user/name"),
     ],
 )
@@ -300,6 +303,30 @@ def test_extract_takes_columns_and_cannot_make_pairs(server: Endpoint, tmp_path:
     result = run(server, tmp_path / "run", "--dataset", corpus, *options)
     assert result.exit_code == 0, result.stderr
     assert {row["answer"] for row in rows_of(tmp_path / "run" / "qa") if not row["error"]} == {"4"}
+
+
+def test_the_judge_of_the_rewrites_need_not_be_the_rewriter(server: Endpoint, tmp_path: Path) -> None:
+    corpus = write_jsonl(tmp_path / "a.jsonl", documents(12))
+    with Endpoint() as other:
+        judged_by = ("--judge-engine", "openai", "--judge-model", "judge", "--judge-base-url", other.url)
+        result = run(server, tmp_path / "run", "--dataset", corpus, *judged_by, *rewriter())
+        assert result.exit_code == 0, result.stderr
+        assert other.bodies and {body["model"] for body in other.bodies} == {"judge"}
+    verified = read_manifest(tmp_path / "run" / "verified")
+    assert (verified.model, verified.notes["warnings"]) == ("judge", [])
+    assert "same family" not in (tmp_path / "run" / "sets" / "README.md").read_text()
+    table = result.stdout.partition("before anything is dropped, of the sources' behaviors, with 95 % intervals:\n")[2].splitlines()
+    assert " ".join(table[0].split()) == "cell behavior rewrites kept lost gained kept % gained % as it should be %"
+    assert [line.split()[:2] for line in table[1:3]] == [["selected", "verification"], ["selected", "backtracking"]]
+    fidelity = json.loads((tmp_path / "run" / "verified" / "fidelity.json").read_text())["rows"]
+    assert [line.split()[2:6] for line in table[1:9]] == [
+        [str(row[name]) for name in ("rewrites", "kept", "lost", "gained")] for row in fidelity
+    ]
+
+    result = run(server, tmp_path / "student", "--dataset", corpus, "--judge-engine", "student", *rewriter())
+    assert result.exit_code == 0, result.stderr
+    verified = read_manifest(tmp_path / "student" / "verified")
+    assert (verified.model, verified.engine, verified.notes["warnings"]) == ("student", "student", [])
 
 
 def test_the_published_pair_runs_end_to_end(server: Endpoint, tmp_path: Path) -> None:
