@@ -9,20 +9,13 @@ import numpy as np
 
 from curate.cleaning import CleaningSettings
 from curate.dose import DoseSettings
+from curate.frame import COMPLETION, PROMPT
 from curate.matching_strata import MatchingSettings
 from curate.records.errors import UserError
 from curate.records.settings import option
 
 DEFAULT_TOKENIZER = "meta-llama/Llama-3.2-3B"
 BUDGET_TOKENS = 8_300_000
-PROMPT = """A conversation between User and Assistant. The user asks a question and the assistant solves it: it thinks, then answers.
-User: {question}
-Assistant: Let me solve this step by step.
-<think>"""
-COMPLETION = """
-{thoughts}
-</think>
-<answer>{answer}</answer>"""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from curate.frame import FRAME_WORDS
 from curate.records.command import require
 from curate.records.errors import UserError
 from curate.records.manifest import Manifest
@@ -37,7 +38,9 @@ class ArithmeticSettings:
     min_number: int = option(1, "Smallest number", at_least=1)
     max_number: int = option(9, "Largest number", at_least=1)
     max_result: int | None = option(None, "Largest result of an operation; left out: any", at_least=1)
-    tiny_size: str = option("0.6M", "Size of the tiny model written to OUT/start, whose tokenizer knows the words of terse traces")
+    tiny_size: str = option(
+        "0.6M", "Size of the tiny model written to OUT/start, whose tokenizer knows the words of terse traces and of sets"
+    )
     seed: int = option(0, "Seed of the expressions and of the model", at_least=0)
 
 
@@ -54,7 +57,7 @@ def run(settings: ArithmeticSettings) -> None:
     generator = random.Random(settings.seed)
     texts = ["".join(line(settings, generator) for _ in range(settings.lines_per_document)) for _ in range(settings.num_documents)]
     write_part(out / "text" / "arithmetic.parquet", pa.table({"text": texts}, SCHEMA))
-    write_start(settings.tiny_size, TERSE_WORDS, settings.seed, out / "start")
+    write_start(settings.tiny_size, (*TERSE_WORDS, *FRAME_WORDS), settings.seed, out / "start")
     Manifest(
         stage="arithmetic",
         settings=to_dict(settings),

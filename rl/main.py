@@ -1,13 +1,14 @@
 """The `rl` command. Stages that need torch import it when they are called, so that `--help` stays quick."""
 
 from curate.records.command import add_command, new_app
-from rl import arithmetic, export_verl, prime, settings, tasks, warmstart
+from rl import arithmetic, export_verl, pairs, prime, settings, tasks, warmstart
 
 app = new_app("rl", "Countdown: tasks, warm start, PPO, export to verl.")
 add_command(app, tasks.TasksSettings, tasks.run, name="tasks")
 add_command(app, warmstart.WarmstartSettings, warmstart.run, name="warmstart")
 add_command(app, arithmetic.ArithmeticSettings, arithmetic.run, name="arithmetic")
 add_command(app, prime.PrimeSettings, prime.run, name="prime")
+add_command(app, pairs.PairsSettings, pairs.run, name="pairs")
 
 
 def run_ppo(given: settings.PPOSettings) -> None:

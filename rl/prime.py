@@ -2,7 +2,8 @@
 
 Kinds: `all`; `backtracking` alone and with `verification`, `subgoals` or `backward`; `empty` (no thoughts), `placeholder` (dots, as many
 tokens as the trace of `all`), `linear` (the same arithmetic told straight, about as long, no check, no retry), `incorrect-all` (all
-behaviors, a wrong answer). All kinds of one seed are about the same tasks with the same attempts, so sets differ in the profile alone.
+behaviors, a wrong answer). All kinds of one seed (and one --tokenizer) are about the same tasks with the same attempts, so sets differ in
+the profile alone.
 """
 
 import random
@@ -62,7 +63,10 @@ class PrimeSettings:
     )
     voice: str = option("prose", "Words: varied prose, or terse lines for tiny models", choices=tuple(VOICES))
     template: str = option("tinyzero", "Prompt template, as in `rl ppo`; with tinyzero the thoughts end with </think>")
-    tokenizer: str | None = option(None, "Whose tokens `placeholder` counts: a Hugging Face folder or name, or tiny")
+    tokenizer: str | None = option(
+        None,
+        "Whose tokens make `placeholder` and `linear` as long as `all`: a folder, a name, or tiny (`linear` without it: characters)",
+    )
     seed: int = option(0, "Seed of tasks, attempts and words", at_least=0)
 
 
@@ -117,7 +121,7 @@ def _rows(settings: PrimeSettings, tasks: list[Task], dropped: Counter[str]) -> 
     kinds are about the same tasks."""
     order = list(range(len(tasks)))
     random.Random(settings.seed).shuffle(order)
-    encode = _encoder(settings) if settings.kind == "placeholder" else None
+    encode = _encoder(settings) if settings.tokenizer else None
     for number in range(settings.traces_per_task):
         for place in order:
             numbers, target = tasks[place]
@@ -129,15 +133,15 @@ def _rows(settings: PrimeSettings, tasks: list[Task], dropped: Counter[str]) -> 
                     "the target is among the numbers, or no solution within --max-result ends with a given number and has a near miss"
                 ] += 1
                 continue
-            if not all(conforms(plan, kind, settings) for kind in PROFILES if kind != "placeholder"):
+            if not all(conforms(plan, kind, settings, encode) for kind in PROFILES if kind != "placeholder"):
                 dropped["the parser reads another profile"] += 1
                 continue
             yield _row(plan, settings, encode)
 
 
-def conforms(plan: Plan, kind: str, settings: PrimeSettings) -> bool:
+def conforms(plan: Plan, kind: str, settings: PrimeSettings, encode: Any = None) -> bool:
     """Whether the parser finds exactly the behaviors of `kind`, the arithmetic and the checks right, and the answer as it should be."""
-    text = completion(plan, kind, settings)
+    text = completion(plan, kind, settings, encode)
     found = traces.parse(text, plan.numbers, plan.target)
     counts = found.counts()
     profile = PROFILES[kind]
@@ -150,9 +154,11 @@ def conforms(plan: Plan, kind: str, settings: PrimeSettings) -> bool:
     )
 
 
-def completion(plan: Plan, kind: str, settings: PrimeSettings, thoughts: str | None = None) -> str:
-    """Thoughts and answer as the model should write them after the prompt. `thoughts` replaces those of `kind`."""
-    thoughts = prime_traces.write(plan, kind, settings.voice) if thoughts is None else thoughts
+def completion(plan: Plan, kind: str, settings: PrimeSettings, encode: Any = None, thoughts: str | None = None) -> str:
+    """Thoughts and answer as the model should write them after the prompt. `encode` gives the tokens in which `linear` is measured, else
+    it is characters; `thoughts` replaces those of `kind`."""
+    if thoughts is None:
+        thoughts = prime_traces.write(plan, kind, settings.voice, (lambda text: len(encode(text))) if encode else len)
     answer = prime_traces.answer_of(plan, kind)
     if settings.voice == "terse":
         answer = answer.replace(" ", "")
@@ -166,7 +172,7 @@ def _row(plan: Plan, settings: PrimeSettings, encode: Any) -> dict[str, Any]:
     if settings.kind == "placeholder":
         text = completion(plan, "placeholder", settings, thoughts=placeholder(prime_traces.write(plan, "all", settings.voice), encode))
     else:
-        text = completion(plan, settings.kind, settings)
+        text = completion(plan, settings.kind, settings, encode)
     row = {
         "prompt": render(settings.template, plan.numbers, plan.target),
         "completion": text,

@@ -6,7 +6,7 @@ from the target undoes the solution's last operation.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import inf
@@ -246,14 +246,15 @@ VOICES = {"prose": PROSE, "terse": TERSE}
 TERSE_WORDS = (" vs ", " yes\n", " no\n", "<answer>", "</answer>", "need ", " so\n")
 
 
-def write(plan: Plan, kind: str, voice_name: str) -> str:
-    """The thoughts of one trace (what stands before the answer). `placeholder` is made from its `all` trace by `placeholder`."""
+def write(plan: Plan, kind: str, voice_name: str, length: Callable[[str], int] = len) -> str:
+    """The thoughts of one trace (what stands before the answer). `placeholder` is made from its `all` trace by `placeholder`; `length`
+    is that in which `linear` is as long as `all`: characters, or tokens."""
     voice, profile = VOICES[voice_name], PROFILES[kind]
     generator = random.Random(f"{plan.seed}:words")
     if kind == "empty":
         return ""
     if kind == "linear":
-        return _linear(plan, voice, voice_name, len(write(plan, "all", voice_name)))
+        return _linear(plan, voice, voice_name, length(write(plan, "all", voice_name)), length)
     teller = _Teller(plan, voice, generator, terse=voice_name == "terse")
     parts = [teller.say(voice.opening)]
     failures = plan.failures if BACKTRACKING in profile else ()
@@ -325,7 +326,7 @@ class _Teller:
         return (left, right, True) if right.left is None else (right, left, False)
 
 
-def _linear(plan: Plan, voice: Voice, voice_name: str, wanted_characters: int) -> str:
+def _linear(plan: Plan, voice: Voice, voice_name: str, wanted: int, length: Callable[[str], int]) -> str:
     """First steps of the attempts, and further sums and products of two numbers, as plain facts, then the solution: about as long as
     `all`, told straight. No fact uses all the numbers, so none is an attempt."""
     generator = random.Random(f"{plan.seed}:linear")
@@ -335,7 +336,7 @@ def _linear(plan: Plan, voice: Voice, voice_name: str, wanted_characters: int) -
     end = [teller.attempt(plan.solution, checked=False)]
     parts = [teller.say(voice.opening)]
     pool = list(facts)
-    while len(teller.join([*parts, *end])) < wanted_characters * (1 - LENGTH_TOLERANCE / 2):
+    while length(teller.join([*parts, *end])) < wanted * (1 - LENGTH_TOLERANCE / 2):
         if not pool:  # sums and products of 1, 1, 1 may both be the solution's own steps, so differences and quotients are facts too
             pool.append(generator.choice([fact for fact in _facts_of_two(plan.numbers, plan.max_result) if fact not in own]))
         fact = pool.pop(0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from curate.frame import PROMPT
 from curate.records.errors import UserError
 
 # The published prompt (TinyZero `examples/data_preprocess/countdown.py`, template "base"), word for word.
@@ -14,7 +15,8 @@ TINYZERO = (
     "Assistant: Let me solve this step by step.\n<think>"
 )
 SHORT = "{short}={target}:"
-TEMPLATES = {"tinyzero": TINYZERO, "short": SHORT}
+SET = PROMPT.replace("{question}", SHORT)  # as `curate match` frames a text whose question is SHORT
+TEMPLATES = {"tinyzero": TINYZERO, "short": SHORT, "set": SET}
 
 
 def render(template: str, numbers: Sequence[int], target: int) -> str:

@@ -10,7 +10,7 @@ PPO_STEPS=${PPO_STEPS:-60}
 
 condition() { # KIND
     primed 1 "$1"
-    reinforced 1 "$1" "$1"
+    reinforced 1 "$1" "$out/primed/$1/seed-1/model"
 }
 
 tasks

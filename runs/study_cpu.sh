@@ -1,5 +1,6 @@
 #!/bin/sh
-# The study, small: a tiny model learns plain arithmetic, is primed with one of five sets, and is trained on Countdown with PPO. Many seeds.
+# The study, small: a tiny model learns plain arithmetic, is primed with one of five sets, or goes on pretraining on one of two matched
+# ones, and is trained on Countdown with PPO. Many seeds.
 #
 #     sh runs/study_cpu.sh FOLDER [HOURS]        # the same line goes on where it stopped; nothing starts after HOURS (default 3)
 #
@@ -9,7 +10,7 @@
 set -eu
 out=${1:?"say where: sh runs/study_cpu.sh FOLDER [HOURS]"}
 end=$(($(date +%s) + ${2:-3} * 3600))
-others=${OTHERS-incorrect-all backtracking empty random-reward}
+others=${OTHERS-pairs-enriched pairs-control incorrect-all backtracking empty random-reward}
 . "$(dirname "$0")/tiny_recipe.sh"
 
 condition() { # SEED CONDITION: everything that it needs and has not got
@@ -18,11 +19,17 @@ condition() { # SEED CONDITION: everything that it needs and has not got
     case $2 in
     random-reward)
         primed "$1" all
-        reinforced "$1" "$2" all --reward random
+        reinforced "$1" "$2" "$out/primed/all/seed-$1/model" --reward random
+        ;;
+    pairs-*) # the pretraining arm: one set of `curate match` in the place of the primed one
+        primed "$1" all
+        primed "$1" linear
+        paired "$1"
+        reinforced "$1" "$2" "$out/pairs/$1/${2#pairs-}/model" --template set
         ;;
     *)
         primed "$1" "$2"
-        reinforced "$1" "$2" "$2"
+        reinforced "$1" "$2" "$out/primed/$2/seed-$1/model"
         ;;
     esac
 }
@@ -45,8 +52,10 @@ wait "$first"
 # conditions that no run has reached are left out
 contrasts=""
 for name in $others; do
+    case $name in pairs-*) continue ;; esac
     [ ! -d "$out/experiment/$name" ] || contrasts="$contrasts --contrast $name:linear"
 done
+[ ! -d "$out/experiment/pairs-enriched" ] || [ ! -d "$out/experiment/pairs-control" ] || contrasts="$contrasts --contrast pairs-enriched:pairs-control"
 [ ! -d "$out/experiment/incorrect-all" ] || contrasts="$contrasts --equivalent incorrect-all:all"
 evals compare --experiment "$out/experiment" --contrast all:linear $contrasts --out "$out/comparison"
 evals power --experiment "$out/experiment" --contrast all:linear

@@ -22,13 +22,25 @@ base() { # SEED [OPTION…]: plain arithmetic into a tiny model
 primed() { # SEED KIND: the base model after this seed's set of that kind
     folder="$out/primed/$2/seed-$1"
     once "$folder" rl prime --kind "$2" --voice terse --template short --tasks "$out/tasks" --seed "$1" --traces-per-task 60 \
-        --num-train "${PRIMED_TRACES:-8000}" --num-heldout 100 --max-failures 6 --out "$folder"
+        --tokenizer "$out/base/$1/start" --num-train "${PRIMED_TRACES:-8000}" --num-heldout 100 --max-failures 6 --out "$folder"
     train sft --data "$folder/train" --model "$out/base/$1/model" --out "$folder/model" --seed "$1" --learning-rate 3e-3 \
         --warmup-fraction 0.05 --tokens-per-step 2048 --context-tokens 512 --epochs 100 --max-steps "${PRIMED_UPDATES:-1200}"
 }
 
-reinforced() { # SEED CONDITION KIND [OPTION…]: PPO on the model primed with that kind
-    folder="$out/experiment/$2/seed-$1" seed=$1 model="$out/primed/$3/seed-$1/model"
+paired() { # SEED: the traces of `all` and `linear` as two matched sets, and the base model after each of them
+    folder="$out/pairs/$1"
+    once "$folder/table" rl pairs --selected "$out/primed/all/seed-$1" --stripped "$out/primed/linear/seed-$1" --out "$folder/table"
+    once "$folder/qa" curate adopt "$folder/table/pairs.parquet" --out "$folder/qa"
+    once "$folder/sets" curate match --qa "$folder/qa" --tokenizer "$out/base/$1/start" --seed "$1" --similarity 0 --length-tolerance 1 \
+        --budget-tokens "${PAIR_TOKENS:-600000}" --out "$folder/sets"
+    for arm in enriched control; do
+        train cpt --data "$folder/sets/$arm" --model "$out/base/$1/model" --out "$folder/$arm/model" --seed "$1" --learning-rate 3e-3 \
+            --warmup-fraction 0.05 --tokens-per-step 2048 --context-tokens 512 --epochs 100 --max-steps "${PRIMED_UPDATES:-1200}"
+    done
+}
+
+reinforced() { # SEED CONDITION MODEL [OPTION…]: PPO on that model
+    folder="$out/experiment/$2/seed-$1" seed=$1 model=$3
     shift 3
     once "$folder" rl ppo --preset tiny --model "$model" --data "$out/tasks" --seed "$seed" --out "$folder" --layout packed \
         --micro-batch-tokens 4096 --max-response-tokens "${RESPONSE_TOKENS:-192}" --total-steps "${PPO_STEPS:-40}" "$@"

@@ -68,9 +68,9 @@ def test_the_study_gives_every_seed_the_primary_pair_first_and_the_same_line_goe
     calls = calls_of("study_cpu.sh", tmp_path, times=2)
     runs = [tuple(Path(words[words.index("--out") + 1]).parts[-2:]) for words in calls if words[:2] == ["rl", "ppo"]]
     seeds = {f"seed-{seed}" for seed in range(1, 9)}
-    for condition in ("all", "linear", "incorrect-all", "backtracking", "empty", "random-reward"):
+    for condition in ("all", "linear", "pairs-enriched", "pairs-control", "incorrect-all", "backtracking", "empty", "random-reward"):
         assert {seed for name, seed in runs if name == condition} == seeds
-    assert len(runs) == len(set(runs)) == 48  # the second call finds every run finished
+    assert len(runs) == len(set(runs)) == 64  # the second call finds every run finished
     odd = [run for run in runs if int(run[1][5:]) % 2]  # one of the two jobs
     assert {name for name, _ in odd[:8]} == {"all", "linear"} and {seed for _, seed in odd[:8]} == {f"seed-{n}" for n in (1, 3, 5, 7)}
     primed = [words for words in calls if words[:2] == ["rl", "prime"]]

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
+from curate.frame import FRAME_WORDS
 from curate.records.errors import UserError
 from rl import traces
 from rl.arithmetic import ArithmeticSettings, run
@@ -31,7 +32,7 @@ def test_every_step_and_statement_is_right_and_nothing_is_tried_or_checked(tmp_p
         assert steps.count("=") == len(numbers) - 1 and all(1 <= number <= 9 for number in numbers)
         assert not (found.verification or found.backtracking or found.subgoal_setting or found.backward_chaining)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "a" / "start")
-    assert all(len(tokenizer(word, add_special_tokens=False)["input_ids"]) == 1 for word in TERSE_WORDS)
+    assert all(len(tokenizer(word, add_special_tokens=False)["input_ids"]) == 1 for word in (*TERSE_WORDS, *FRAME_WORDS))
 
 
 def test_results_stay_within_a_limit(tmp_path):

@@ -43,9 +43,23 @@ def test_each_kind_has_its_profile_on_the_same_tasks(source, tmp_path, voice, ca
             assert {name for name in EVERY if found[name]} == PROFILES[kind], row["completion"]
             assert found["wrong_arithmetic"] == found["wrong_verification"] == 0
             assert row["correct"] == (kind != "incorrect-all") == score(row["completion"], row["numbers"], row["target"]).correct
-    for whole, straight in zip(sets["all"], sets["linear"]):
-        assert abs(len(straight["completion"]) / len(whole["completion"]) - 1) < 0.15
+    for straight in sets["linear"]:
         assert straight["attempts"] == 1 and straight["arithmetic"] > 1
+
+
+def test_linear_is_as_long_in_tokens_where_a_tokenizer_is_named(source, tmp_path):
+    terse = {"voice": "terse", "template": "short"}
+    sets = {kind: made(source, tmp_path / kind, kind, **terse) for kind in ("all", "linear", "empty")}
+    tokenizer = make_tiny_tokenizer(prime.prime_traces.TERSE_WORDS)
+    lengths = {kind: [len(tokenizer(row["completion"])["input_ids"]) for row in rows] for kind, rows in sets.items()}
+    a_fact = len(tokenizer("9*9=81\n")["input_ids"])
+    assert all(-0.05 * whole - 1 <= straight - whole < a_fact for whole, straight in zip(lengths["all"], lengths["linear"]))
+    assert sum(lengths["linear"]) == pytest.approx(sum(lengths["all"]), rel=0.03)
+    plain = {kind: made(source, tmp_path / f"plain-{kind}", kind, **terse, tokenizer=None) for kind in ("all", "linear")}
+    assert sum(len(tokenizer(row["completion"])["input_ids"]) for row in plain["linear"]) > 1.2 * sum(lengths["all"])
+    for whole, straight in zip(plain["all"], plain["linear"]):
+        assert abs(len(straight["completion"]) / len(whole["completion"]) - 1) < 0.15
+    assert [row["target"] for row in sets["all"]] == [row["target"] for row in sets["linear"]] == [row["target"] for row in sets["empty"]]
 
 
 def test_a_placeholder_has_exactly_as_many_tokens(source, tmp_path):
