@@ -24,8 +24,8 @@ from curate.records.parts import write_json, write_part
 from curate.records.progress import progress
 from curate.records.settings import option, to_dict
 from eval import statistics
-from eval.parts import part_is_done
 from rl.evaluate import wilson
+from rl.parts import part_is_done
 from rl.scoring import NUMBER_RULES, SYNTAXES
 from rl.tasks import FILE_NAME, read_tasks
 

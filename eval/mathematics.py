@@ -22,8 +22,8 @@ from curate.records.manifest import InputFile, Manifest, file_sha256
 from curate.records.parts import write_json, write_part
 from curate.records.progress import progress
 from curate.records.settings import option, to_dict
-from eval.parts import part_is_done
 from rl.evaluate import wilson
+from rl.parts import part_is_done
 
 SUMMARY = "math.json"
 QUESTIONS, ANSWERS = ("question", "problem", "prompt"), ("answer", "solution")

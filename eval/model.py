@@ -3,20 +3,17 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import torch
 
 from rl import rollouts
-from rl.build import make_sampler
+from rl.build import ready_sampler
 from rl.countdown import Task
 from rl.rollouts import Prompted, Rollout
 from rl.samplers.base import Sampler, Sampling, uniform_noise
 from rl.scoring import CLOSE
 from rl.settings import PPOSettings, resolve
-from train.model import compute_dtype, load_model, load_tokenizer
 
 if TYPE_CHECKING:
     from eval.countdown import CountdownSettings
@@ -38,7 +35,7 @@ class Loaded:
         """Raises UserError when the model or its tokenizer cannot be loaded, EngineError when the sampler cannot start."""
         settings = rollout_settings(given)
         assert given.out is not None
-        return cls(settings, *_ready(settings, given.device, given.out))
+        return cls(settings, *ready_sampler(settings, given.device, given.out))
 
     def prompts(self, tasks: Sequence[Task]) -> tuple[Prompted, int]:
         """Tasks as prompts, and how many were refused as too long."""
@@ -85,7 +82,7 @@ def load_sampler(given: "MathSettings") -> tuple[Any, Sampler]:
         max_prompt_tokens=given.max_prompt_tokens,
         max_response_tokens=given.max_response_tokens,
     )
-    tokenizer, sampler = _ready(settings, given.device, given.out)
+    tokenizer, sampler = ready_sampler(settings, given.device, given.out)
     return tokenizer, sampler
 
 
@@ -97,19 +94,6 @@ def generate_texts(
     made = sampler.generate(prompts, noise, Sampling(given.max_response_tokens, given.temperature))
     texts = tokenizer.batch_decode([sample.tokens for sample in made], skip_special_tokens=True)
     return [{"response": text, "num_tokens": len(s.tokens), "truncated": s.truncated} for text, s in zip(texts, made)]
-
-
-def _ready(settings: PPOSettings, device_name: str, out: Path) -> tuple[Any, Sampler]:
-    name = str(settings.model)
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device_name == "auto" else device_name)
-    tokenizer = load_tokenizer(name)
-    model = load_model(name, seed=settings.seed, dtype=compute_dtype(settings.dtype, device), tokenizer=tokenizer).to(device).eval()
-    model.requires_grad_(False)
-    vocab_size = min(len(tokenizer), model.get_input_embeddings().weight.shape[0])
-    sampler = make_sampler(settings, model, tokenizer, vocab_size, out)
-    sampler.wake()
-    sampler.load_weights(0)
-    return tokenizer, sampler
 
 
 def rollout_settings(given: "CountdownSettings") -> PPOSettings:

@@ -256,6 +256,20 @@ def make_sampler(settings: PPOSettings, actor: Any, tokenizer: Any, vocab_size: 
     return VLLMSampler(actor, folder, vocab_size, stop, longest, settings.vllm_memory_share)
 
 
+def ready_sampler(settings: PPOSettings, device_name: str, out: Path) -> tuple[Any, Sampler]:
+    """Tokenizer and sampler of `settings.model`, with nothing around them that is trained. Raises UserError or EngineError."""
+    name = str(settings.model)
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device_name == "auto" else device_name)
+    tokenizer = load_tokenizer(name)
+    model = load_model(name, seed=settings.seed, dtype=compute_dtype(settings.dtype, device), tokenizer=tokenizer).to(device).eval()
+    model.requires_grad_(False)
+    vocab_size = min(len(tokenizer), model.get_input_embeddings().weight.shape[0])
+    sampler = make_sampler(settings, model, tokenizer, vocab_size, out)
+    sampler.wake()
+    sampler.load_weights(0)
+    return tokenizer, sampler
+
+
 def _prepare_folder(setup: Setup) -> None:
     out = setup.out
     if (out / "manifest.json").is_file():

@@ -17,8 +17,9 @@ from curate.records.errors import UserError
 from curate.records.manifest import InputFile, Manifest, file_sha256, read_manifest
 from curate.records.parts import write_part
 from curate.records.settings import option, to_dict
-from rl.prime import THINK, TRAIN
+from rl.prime_solver import THINK
 from rl.prime_traces import EVERY
+from rl.primed import TRAIN
 from rl.prompts import render
 from rl.scoring import OPEN, extract
 

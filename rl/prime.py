@@ -1,49 +1,23 @@
-"""`rl prime`: priming sets for Countdown, one for each profile of behaviors, from an exact solver; every trace checked by the parser.
+"""`rl prime`: priming sets for Countdown, one for each profile of behaviors; every trace is read by the exact parser.
 
 Kinds: `all`; `backtracking` alone and with `verification`, `subgoals` or `backward`; `empty` (no thoughts), `placeholder` (dots, as many
 tokens as the trace of `all`), `linear` (the same arithmetic told straight, about as long, no check, no retry), `incorrect-all` (all
-behaviors, a wrong answer). All kinds of one seed (and one --tokenizer) are about the same tasks with the same attempts, so sets differ in
-the profile alone.
+behaviors, a wrong answer). An exact solver writes them: all kinds of one seed (and one --tokenizer) are about the same tasks with the same
+attempts, so sets differ in the profile alone. `--from-checkpoint` takes wrong answers of a primed model as `incorrect-all` instead.
 """
 
-import random
+import dataclasses
 import time
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
 
 from curate.records.command import require
 from curate.records.errors import UserError
-from curate.records.manifest import InputFile, Manifest, file_sha256
-from curate.records.parts import write_part
-from curate.records.progress import progress
 from curate.records.settings import option, to_dict
-from rl import prime_traces, traces
-from rl.countdown import Task
-from rl.prime_traces import BACKTRACKING, EVERY, FILLER, PROFILES, VOICES, Plan
-from rl.prompts import render
-from rl.scoring import score
-from rl.tasks import FILE_NAME, read_tasks
-
-THINK = "think"
-SEARCH = 64  # dots around the first guess
-TRAIN, HELD_OUT = "train", "heldout"
-SCHEMA = pa.schema(
-    [
-        pa.field("prompt", pa.string(), nullable=False),
-        pa.field("completion", pa.string(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),
-        pa.field("numbers", pa.list_(pa.int64()), nullable=False),
-        pa.field("target", pa.int64(), nullable=False),
-        pa.field("correct", pa.bool_(), nullable=False),
-        *[pa.field(name, pa.int32(), nullable=False) for name in traces.COUNTS],
-    ]
-)
+from rl import prime_solver, primed
+from rl.prime_traces import PROFILES, VOICES
+from rl.settings import PRESETS
+from rl.tasks import read_tasks
 
 
 @dataclass(frozen=True)
@@ -62,153 +36,68 @@ class PrimeSettings:
         None, "Largest result of an operation; left out: any. Small ones are less for a tiny model to learn", at_least=1
     )
     voice: str = option("prose", "Words: varied prose, or terse lines for tiny models", choices=tuple(VOICES))
-    template: str = option("tinyzero", "Prompt template, as in `rl ppo`; with tinyzero the thoughts end with </think>")
+    preset: str = option("four-habits", "Preset of `rl ppo` whose prompt and limits are meant", choices=tuple(PRESETS))
+    template: str | None = option(None, "Prompt template, as in `rl ppo`; with tinyzero the thoughts end with </think> [preset]")
     tokenizer: str | None = option(
         None,
         "Whose tokens make `placeholder` and `linear` as long as `all`: a folder, a name, or tiny (`linear` without it: characters)",
     )
-    seed: int = option(0, "Seed of tasks, attempts and words", at_least=0)
+    seed: int = option(0, "Seed of tasks, attempts and words (or of sampling)", at_least=0)
+
+    from_checkpoint: Path | None = option(
+        None, "Sample this primed model at T=1 and keep its wrong answers (--kind incorrect-all); its tokenizer lies beside it"
+    )
+    whole_profile: bool = option(False, "Of a checkpoint's wrong answers, keep only those that show all four behaviors")
+    max_response_tokens: int | None = option(None, "Tokens of a checkpoint's response, EOS included [preset]", at_least=1)
+    max_sampler_rows: int = option(1024, "Responses of a checkpoint generated at once: less memory when lower", hashed=False, at_least=1)
+    device: str = option("auto", "Where a checkpoint runs: auto, cpu or cuda", hashed=False)
+    dtype: str = option("auto", "Compute dtype of a checkpoint", choices=("auto", "float32", "bfloat16", "float64"))
+
+
+# Options that mean something for one source of traces only.
+OF_CHECKPOINT = ("whole_profile", "max_response_tokens", "max_sampler_rows", "device", "dtype")
+OF_SOLVER = ("min_failures", "max_failures", "max_result", "voice", "tokenizer")
 
 
 def run(settings: PrimeSettings) -> None:
-    """Write a priming set with exactly the behaviors of --kind, each trace confirmed by the exact parser."""
+    """Write a priming set with exactly the behaviors of --kind, each trace confirmed by the exact parser, or of wrong answers."""
     started = time.monotonic()
     out, source = require(settings.out, "out"), require(settings.tasks, "tasks")
-    if settings.min_failures > settings.max_failures:
-        raise UserError("--min-failures is at most --max-failures")
-    if settings.kind == "placeholder":
-        require(settings.tokenizer, "tokenizer", "placeholder is matched to `all` token by token; name the model's tokenizer")
+    check(settings)
+    settings = dataclasses.replace(settings, template=settings.template or PRESETS[settings.preset]["template"])
     tasks = read_tasks(source, "train")
+    if not tasks:
+        raise UserError(f"{source} has no training tasks (rows with split = train)")
     wanted = settings.num_train + settings.num_heldout
-    dropped: Counter[str] = Counter()
-    rows: list[dict[str, Any]] = []
-    with progress("traces", wanted, unit="traces") as advance:
-        for row in _rows(settings, tasks, dropped):
-            rows.append(row)
-            advance(1)
-            if len(rows) == wanted:
-                break
-    if len(rows) < wanted:
-        raise UserError(
-            f"{source} gives {len(rows)} traces ({_reasons(dropped)}), {wanted} were asked for: more tasks (`rl tasks --num-train`), "
-            "--traces-per-task, or fewer traces"
-        )
-    write_part(out / TRAIN / "primed.parquet", pa.Table.from_pylist(rows[: settings.num_train], SCHEMA))
-    if settings.num_heldout:
-        write_part(out / HELD_OUT / "primed.parquet", pa.Table.from_pylist(rows[settings.num_train :], SCHEMA))
-    file = source / FILE_NAME if source.is_dir() else source
-    means = {name: sum(row[name] for row in rows) / len(rows) for name in traces.COUNTS}
-    manifest = Manifest(
-        stage="prime",
-        settings=to_dict(settings),
-        inputs=[InputFile(str(file), file_sha256(file), len(tasks), file.stat().st_size)],
-        rows_made=len(rows) + sum(dropped.values()),
-        rows_out=len(rows),
-        dropped=dict(dropped),
-        seed=settings.seed,
-        seconds=time.monotonic() - started,
-        notes={"share_correct": sum(row["correct"] for row in rows) / len(rows), "counts_per_trace": means},
-    )
-    manifest.write(out)
+    file = primed.tasks_file(source, len(tasks))
+    if settings.from_checkpoint is not None:
+        from rl import prime_sampling
+
+        made = prime_sampling.make(settings, tasks, wanted, file.sha256)
+    else:
+        made = prime_solver.make(settings, tasks, wanted)
+    means = primed.write_set(out, made, settings.num_train, file, to_dict(settings), settings.seed, started)
     shown = ", ".join(f"{name} {value:.2f}" for name, value in means.items() if value)
     print(f"{settings.num_train} + {settings.num_heldout} traces of kind {settings.kind} in {out}; a trace: {shown or 'no behavior'}")
-    if dropped:
-        print(f"passed over: {_reasons(dropped)}")
+    if made.dropped:
+        print(f"passed over: {primed.reasons(made.dropped)}")
 
 
-def _rows(settings: PrimeSettings, tasks: list[Task], dropped: Counter[str]) -> Iterator[dict[str, Any]]:
-    """Confirmed traces in a seeded order of tasks. A plan counts when its traces of every kind are what they should be, so that all
-    kinds are about the same tasks."""
-    order = list(range(len(tasks)))
-    random.Random(settings.seed).shuffle(order)
-    encode = _encoder(settings) if settings.tokenizer else None
-    for number in range(settings.traces_per_task):
-        for place in order:
-            numbers, target = tasks[place]
-            seed = f"{settings.seed}:{number}:{place}"
-            failures = random.Random(f"{seed}:failures").randint(settings.min_failures, settings.max_failures)
-            plan = prime_traces.make_plan(numbers, target, failures, seed, settings.max_result or inf)
-            if plan is None:
-                dropped[
-                    "the target is among the numbers, or no solution within --max-result ends with a given number and has a near miss"
-                ] += 1
-                continue
-            if not all(conforms(plan, kind, settings, encode) for kind in PROFILES if kind != "placeholder"):
-                dropped["the parser reads another profile"] += 1
-                continue
-            yield _row(plan, settings, encode)
+def check(settings: PrimeSettings) -> None:
+    """Raise UserError for settings that cannot go together."""
+    if settings.min_failures > settings.max_failures:
+        raise UserError("--min-failures is at most --max-failures")
+    if settings.from_checkpoint is None:
+        _refuse(settings, OF_CHECKPOINT, "goes with --from-checkpoint")
+        if settings.kind == "placeholder":
+            require(settings.tokenizer, "tokenizer", "placeholder is matched to `all` token by token; name the model's tokenizer")
+        return
+    _refuse(settings, OF_SOLVER, "is about traces written here; a checkpoint has its own words")
+    if settings.kind != "incorrect-all":
+        raise UserError(f"--from-checkpoint gives wrong answers, which are no set {settings.kind}: add --kind incorrect-all")
 
 
-def conforms(plan: Plan, kind: str, settings: PrimeSettings, encode: Any = None) -> bool:
-    """Whether the parser finds exactly the behaviors of `kind`, the arithmetic and the checks right, and the answer as it should be."""
-    text = completion(plan, kind, settings, encode)
-    found = traces.parse(text, plan.numbers, plan.target)
-    counts = found.counts()
-    profile = PROFILES[kind]
-    return (
-        all((counts[name] > 0) == (name in profile) for name in EVERY)
-        and found.wrong_arithmetic == found.wrong_verification == 0
-        and found.attempts == (kind != "empty") + (len(plan.failures) if BACKTRACKING in profile else 0)
-        and found.backtracking == (len(plan.failures) if BACKTRACKING in profile else 0)
-        and score(text, plan.numbers, plan.target).correct == (kind != "incorrect-all")
-    )
-
-
-def completion(plan: Plan, kind: str, settings: PrimeSettings, encode: Any = None, thoughts: str | None = None) -> str:
-    """Thoughts and answer as the model should write them after the prompt. `encode` gives the tokens in which `linear` is measured, else
-    it is characters; `thoughts` replaces those of `kind`."""
-    if thoughts is None:
-        thoughts = prime_traces.write(plan, kind, settings.voice, (lambda text: len(encode(text))) if encode else len)
-    answer = prime_traces.answer_of(plan, kind)
-    if settings.voice == "terse":
-        answer = answer.replace(" ", "")
-    if settings.template == "tinyzero":  # its prompt ends with an open <think>
-        return f"{thoughts}</{THINK}>\n<answer>{answer}</answer>"
-    end = "" if not thoughts or thoughts.endswith("\n") else "\n"
-    return f"{thoughts}{end}<answer>{answer}</answer>"
-
-
-def _row(plan: Plan, settings: PrimeSettings, encode: Any) -> dict[str, Any]:
-    if settings.kind == "placeholder":
-        text = completion(plan, "placeholder", settings, thoughts=placeholder(prime_traces.write(plan, "all", settings.voice), encode))
-    else:
-        text = completion(plan, settings.kind, settings, encode)
-    row = {
-        "prompt": render(settings.template, plan.numbers, plan.target),
-        "completion": text,
-        "kind": settings.kind,
-        "numbers": list(plan.numbers),
-        "target": plan.target,
-        "correct": score(text, plan.numbers, plan.target).correct,
-    }
-    return row | traces.parse(text, plan.numbers, plan.target).counts()
-
-
-def placeholder(thoughts: str, encode: Any) -> str:
-    """Dots of exactly as many tokens as `thoughts`. Raises UserError when the tokenizer merges dots, so that no number of them fits."""
-    wanted = len(encode(thoughts))
-    if not wanted:
-        return ""
-    guess = round(wanted * 64 / len(encode(FILLER * 64)))  # tokenizers may merge dots
-    for number in sorted(range(max(0, guess - SEARCH), guess + SEARCH), key=lambda number: abs(number - guess)):
-        for end in ("", "."):
-            if len(encode(FILLER * number + end)) == wanted:
-                return FILLER * number + end
-    raise UserError(f"this tokenizer makes no {wanted} tokens of dots, so a placeholder cannot be matched; choose another --tokenizer")
-
-
-def _encoder(settings: PrimeSettings) -> Any:
-    from train.model import load_tokenizer
-
-    name = str(settings.tokenizer)
-    if name.split(":")[0] == "tiny":
-        from train.tiny import make_tiny_tokenizer
-
-        tokenizer = make_tiny_tokenizer(prime_traces.TERSE_WORDS)
-    else:
-        tokenizer = load_tokenizer(name)
-    return lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-def _reasons(dropped: Counter[str]) -> str:
-    return ", ".join(f"{number} × {reason}" for reason, number in dropped.items()) or "none passed over"
+def _refuse(settings: PrimeSettings, names: tuple[str, ...], why: str) -> None:
+    for item in dataclasses.fields(settings):
+        if item.name in names and getattr(settings, item.name) != item.default:
+            raise UserError(f"--{item.name.replace('_', '-')} {why}")

@@ -12,6 +12,7 @@ from train.losses import chunked_cross_entropy
 from train.packing import Row
 from train.tiny import make_tiny_model, make_tiny_tokenizer
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
@@ -56,6 +57,11 @@ def load_tokenizer(name: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_folder(name))
     except (OSError, ValueError, KeyError) as error:
+        folder = Path(model_folder(name))
+        if folder.is_dir() and not any((folder / file).is_file() for file in TOKENIZER_FILES):
+            raise UserError(
+                f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES)}): copy in the files of the model that it was trained from"
+            ) from None
         raise UserError(f"cannot load a tokenizer from {name}: {_first_line(error)}") from None
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer of {name} has no EOS token: the model would never learn to stop; set `eos_token` in its config")

@@ -1,5 +1,7 @@
 """Every priming set shows its behaviors and no others, on the same tasks with the same attempts; seeds reproduce it."""
 
+import hashlib
+import json
 import random
 import re
 from fractions import Fraction
@@ -50,7 +52,7 @@ def test_each_kind_has_its_profile_on_the_same_tasks(source, tmp_path, voice, ca
 def test_linear_is_as_long_in_tokens_where_a_tokenizer_is_named(source, tmp_path):
     terse = {"voice": "terse", "template": "short"}
     sets = {kind: made(source, tmp_path / kind, kind, **terse) for kind in ("all", "linear", "empty")}
-    tokenizer = make_tiny_tokenizer(prime.prime_traces.TERSE_WORDS)
+    tokenizer = make_tiny_tokenizer(prime_traces.TERSE_WORDS)
     lengths = {kind: [len(tokenizer(row["completion"])["input_ids"]) for row in rows] for kind, rows in sets.items()}
     a_fact = len(tokenizer("9*9=81\n")["input_ids"])
     assert all(-0.05 * whole - 1 <= straight - whole < a_fact for whole, straight in zip(lengths["all"], lengths["linear"]))
@@ -67,7 +69,7 @@ def test_a_placeholder_has_exactly_as_many_tokens(source, tmp_path):
         made(source, tmp_path / "a", "all", template="{numbers} {target}"),
         made(source, tmp_path / "p", "placeholder", template="{numbers} {target}"),
     )
-    tokenizer = make_tiny_tokenizer(prime.prime_traces.TERSE_WORDS)
+    tokenizer = make_tiny_tokenizer(prime_traces.TERSE_WORDS)
     for row, other in zip(whole, dots):
         thoughts = [text["completion"].partition("<answer>")[0].rstrip("\n") for text in (row, other)]
         assert set(thoughts[1]) == {" ", "."}
@@ -83,6 +85,27 @@ def test_the_seed_decides_and_what_is_passed_over_is_counted(source, tmp_path):
     assert manifest.rows_made == manifest.rows_out + sum(manifest.dropped.values()) and manifest.rows_out == 70
     assert manifest.notes["share_correct"] == 1 and manifest.notes["counts_per_trace"]["verification"] > 1
     assert pq.read_table(tmp_path / "1" / "heldout" / "primed.parquet").num_rows == 10
+
+
+PINNED = {
+    "prose": "4a7bcde5721d7264b3b52de505deecfd85d82fad7214757e5e7ddd2ded9cb350",
+    "terse": "d5c05d80fc2d32f0412237cb219ed975a6bc9df4dd5bebd40786988e15384bf4",
+}
+
+
+@pytest.mark.parametrize("voice", VOICES)
+def test_the_same_options_give_the_same_bytes(source, tmp_path, voice):
+    """Sets of a study that goes on are made again from their options: a change here would be another study."""
+    written = hashlib.sha256()
+    for kind in PROFILES:
+        out = tmp_path / kind
+        made(
+            source, out, kind, voice=voice, template=VOICES[voice], num_train=30, traces_per_task=2, max_failures=3, max_result=200, seed=3
+        )
+        for part in ("train", "heldout"):
+            for row in pq.read_table(out / part / "primed.parquet").to_pylist():
+                written.update(json.dumps([row["prompt"], row["completion"]]).encode())
+    assert written.hexdigest() == PINNED[voice]
 
 
 def test_traces_are_varied(source, tmp_path):
