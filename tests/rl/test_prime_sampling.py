@@ -1,6 +1,7 @@
 """The incorrect set of a checkpoint: wrong answers that it really gave, every other response counted with its reason; mistakes are one line."""
 
 import shutil
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,7 +43,7 @@ def bigram_model(folder: Path) -> Path:
         num_key_value_heads=2, tie_word_embeddings=False, pad_token_id=0, bos_token_id=1, eos_token_id=2, dtype="float32",
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    ids = {text: tokenizer(text, add_special_tokens=False)["input_ids"] for text in {*NEXT, *sum(NEXT.values(), [])}}
+    ids = {text: tokenizer(text, add_special_tokens=False)["input_ids"] for text in {*NEXT, *chain.from_iterable(NEXT.values())}}
     assert all(len(found) == 1 for found in ids.values())
     with torch.no_grad():
         for layer in model.model.layers:
@@ -86,9 +87,9 @@ def rows_of(out):
 
 
 def test_wrong_answers_are_kept_and_the_rest_is_counted(model, source, tmp_path):
-    prime.run(settings(model, source, tmp_path))
+    prime.run(settings(model, source, tmp_path, num_train=90))
     rows, manifest = rows_of(tmp_path), read_manifest(tmp_path)
-    assert len(rows) == 48 and pq.read_table(tmp_path / "train" / "primed.parquet").num_rows == 40
+    assert len(rows) == 98 and pq.read_table(tmp_path / "train" / "primed.parquet").num_rows == 90
     assert pq.read_schema(tmp_path / "train" / "primed.parquet").equals(prime.primed.SCHEMA)
     for row in rows:
         found = score(row["completion"], row["numbers"], row["target"])
@@ -96,7 +97,7 @@ def test_wrong_answers_are_kept_and_the_rest_is_counted(model, source, tmp_path)
         assert row["prompt"] == render("short", row["numbers"], row["target"])
         counts = traces.parse(row["completion"], row["numbers"], row["target"]).counts()
         assert {name: row[name] for name in counts} == counts
-    assert len({(row["prompt"], row["completion"]) for row in rows}) == 48
+    assert len({(row["prompt"], row["completion"]) for row in rows}) == 98
     # every response is in the set or counted, each under the reason that the stored responses give
     stored = [row for file in sorted((tmp_path / "responses").iterdir()) for row in pq.read_table(file).to_pylist()]
     assert manifest.rows_made == len(stored) == manifest.notes["responses"]
@@ -154,6 +155,7 @@ def test_behaviors_are_asked_for_only_where_the_user_asks():
     [
         ({"kind": "linear"}, "wrong answers, which are no set linear: add --kind incorrect-all"),
         ({"voice": "terse"}, "--voice is about traces written here"),
+        ({"max_result": 20}, "--max-result is about traces written here"),
         ({"tokenizer": "tiny"}, "--tokenizer is about traces written here"),
         ({"from_checkpoint": None}, "--max-response-tokens goes with --from-checkpoint"),
         ({"traces_per_task": 1}, r"after 18 responses, gives \d+ traces \(.*48 were asked for: more tasks"),
