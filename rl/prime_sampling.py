@@ -106,7 +106,7 @@ def ppo_settings(settings: "PrimeSettings") -> PPOSettings:
         PPOSettings(
             model=str(settings.from_checkpoint),
             preset=settings.preset,
-            template=settings.template,
+            template=str(settings.template),
             max_response_tokens=settings.max_response_tokens,  # type: ignore[arg-type]  # None: the preset's
             max_sampler_rows=settings.max_sampler_rows,
             dtype=settings.dtype,
