@@ -1,6 +1,8 @@
 """Traces of `rl prime` by the exact solver: written with the behaviors of a kind, and confirmed by the parser."""
 
 import random
+from collections import Counter
+from collections.abc import Iterator
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -22,30 +24,34 @@ MORE = "more tasks (`rl tasks --num-train`), --traces-per-task, or fewer traces"
 
 
 def make(settings: "PrimeSettings", tasks: list[Task], wanted: int) -> Made:
-    """`wanted` confirmed traces in a seeded order of tasks. A plan counts when its traces of every kind are what they should be, so
-    that all kinds are about the same tasks. Raises UserError when there are too few."""
+    """`wanted` confirmed traces. Raises UserError when there are too few."""
     made = Made()
-    order = seeded_order(len(tasks), settings.seed)
     encode = _encoder(settings) if settings.tokenizer else None
-    rounds = ((number, place) for number in range(settings.traces_per_task) for place in order)
     with progress("traces", wanted, unit="traces") as advance:
-        for number, place in rounds:
-            numbers, target = tasks[place]
-            seed = f"{settings.seed}:{number}:{place}"
-            failures = random.Random(f"{seed}:failures").randint(settings.min_failures, settings.max_failures)
-            plan = prime_traces.make_plan(numbers, target, failures, seed, settings.max_result or inf)
-            if plan is None:
-                made.dropped[NO_PLAN] += 1
-                continue
-            if not all(conforms(plan, kind, settings, encode) for kind in PROFILES if kind != "placeholder"):
-                made.dropped["the parser reads another profile"] += 1
-                continue
+        for plan in plans(settings, tasks, made.dropped, encode):
             made.rows.append(_row(plan, settings, encode))
             advance(1)
             if len(made.rows) == wanted:
                 break
     made.cut(wanted, str(settings.tasks), MORE)
     return made
+
+
+def plans(settings: "PrimeSettings", tasks: list[Task], dropped: Counter[str], encode: Any = None) -> Iterator[Plan]:
+    """Plans in a seeded order of tasks. One counts when the traces of every kind are what they should be, so that all kinds are about the
+    same tasks; others are counted in `dropped`."""
+    order = seeded_order(len(tasks), settings.seed)
+    for number, place in ((number, place) for number in range(settings.traces_per_task) for place in order):
+        numbers, target = tasks[place]
+        seed = f"{settings.seed}:{number}:{place}"
+        failures = random.Random(f"{seed}:failures").randint(settings.min_failures, settings.max_failures)
+        plan = prime_traces.make_plan(numbers, target, failures, seed, settings.max_result or inf)
+        if plan is None:
+            dropped[NO_PLAN] += 1
+        elif any(fault(plan, kind, completion(plan, kind, settings, encode)) for kind in PROFILES if kind != "placeholder"):
+            dropped["the parser reads another profile"] += 1
+        else:
+            yield plan
 
 
 def seeded_order(num_tasks: int, seed: int) -> list[int]:
@@ -55,19 +61,22 @@ def seeded_order(num_tasks: int, seed: int) -> list[int]:
     return order
 
 
-def conforms(plan: Plan, kind: str, settings: "PrimeSettings", encode: Any = None) -> bool:
-    """Whether the parser finds exactly the behaviors of `kind`, the arithmetic and the checks right, and the answer as it should be."""
-    text = completion(plan, kind, settings, encode)
+def fault(plan: Plan, kind: str, text: str) -> str | None:
+    """What the parser finds in `text` that a trace of `kind` may not have; None where it finds exactly the behaviors of the kind, as many
+    attempts as planned, all computed and checked rightly, and the answer as it should be."""
     found = traces.parse(text, plan.numbers, plan.target)
-    counts = found.counts()
-    profile = PROFILES[kind]
-    return (
-        all((counts[name] > 0) == (name in profile) for name in EVERY)
-        and found.wrong_arithmetic == found.wrong_verification == 0
-        and found.attempts == (kind != "empty") + (len(plan.failures) if BACKTRACKING in profile else 0)
-        and found.backtracking == (len(plan.failures) if BACKTRACKING in profile else 0)
-        and score(text, plan.numbers, plan.target).correct == (kind != "incorrect-all")
-    )
+    counts, profile = found.counts(), PROFILES[kind]
+    failures = len(plan.failures) if BACKTRACKING in profile else 0
+    for name in sorted(EVERY):
+        if (counts[name] > 0) != (name in profile):
+            return f"no {name}" if name in profile else f"{name}, which the kind has not"
+    if found.wrong_arithmetic or found.wrong_verification:
+        return "wrong arithmetic" if found.wrong_arithmetic else "a wrong check"
+    if found.attempts != (kind != "empty") + failures or found.backtracking != failures:
+        return "not the attempts that were planned"
+    if score(text, plan.numbers, plan.target).correct == (kind == "incorrect-all"):
+        return "the answer is not as it should be"
+    return None
 
 
 def completion(plan: Plan, kind: str, settings: "PrimeSettings", encode: Any = None, thoughts: str | None = None) -> str:

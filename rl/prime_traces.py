@@ -249,13 +249,18 @@ TERSE_WORDS = (" vs ", " yes\n", " no\n", "<answer>", "</answer>", "need ", " so
 def write(plan: Plan, kind: str, voice_name: str, length: Callable[[str], int] = len) -> str:
     """The thoughts of one trace (what stands before the answer). `placeholder` is made from its `all` trace by `placeholder`; `length`
     is that in which `linear` is as long as `all`: characters, or tokens."""
-    voice, profile = VOICES[voice_name], PROFILES[kind]
-    generator = random.Random(f"{plan.seed}:words")
     if kind == "empty":
         return ""
+    voice = VOICES[voice_name]
     if kind == "linear":
         return _linear(plan, voice, voice_name, length(write(plan, "all", voice_name)), length)
-    teller = _Teller(plan, voice, generator, terse=voice_name == "terse")
+    return tell(plan, kind, voice, terse=voice_name == "terse")
+
+
+def tell(plan: Plan, kind: str, voice: Voice, terse: bool = False) -> str:
+    """The attempts of `plan` with the behaviors of `kind`, in the words of `voice`."""
+    profile = PROFILES[kind]
+    teller = _Teller(plan, voice, random.Random(f"{plan.seed}:words"), terse)
     parts = [teller.say(voice.opening)]
     failures = plan.failures if BACKTRACKING in profile else ()
     # Anywhere among the attempts: were it always before the last one, a model would learn that what follows a subgoal fits, unchecked.
