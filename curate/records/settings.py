@@ -37,6 +37,12 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def same(settings_class: type, name: str) -> Any:
+    """A field with the default and the help of another class's: for a command that takes only some of its options."""
+    item = next(item for item in dataclasses.fields(settings_class) if item.name == name)
+    return dataclasses.field(default=item.default, metadata=item.metadata)
+
+
 def to_dict(settings: Any, *, hashed_only: bool = False) -> dict[str, Any]:
     """The settings as JSON values, secrets left out; with `hashed_only`, just those that can change the result."""
     values = {}
