@@ -31,7 +31,7 @@ from rl.settings import PRESETS
 if TYPE_CHECKING:
     from rl.prime import PrimeSettings
 
-FOLDER = "answers"
+FOLDER, RECORD = "answers", "settings.json"
 PLANNED_FROM = 50  # traces whose lengths the costs are reckoned from
 CHARS_PER_TRACE_TOKEN = 2.5  # arithmetic is dense in tokens
 STORED = ("text", "truncated", "prompt_tokens", "completion_tokens")
@@ -48,7 +48,8 @@ def make(settings: "PrimeSettings", tasks: list[Task], wanted: int, tasks_sha256
     assert settings.out is not None
     engine = engine_settings(settings)
     made = Made(about={"model": settings.model, "engine": "openai", "prompt_hash": json_sha256(prime_prompts.head(settings.kind))})
-    check_folder(settings.out / FOLDER, settings, tasks_sha256)
+    record = {"tasks": tasks_sha256, "prompt": made.about["prompt_hash"]} | {name: getattr(settings, name) for name in ASKED_WITH}
+    check_folder(settings.out / FOLDER, record)
     work = Work(settings, prime_solver.plans(settings, tasks, made.dropped), wanted)
     work.open_plans()
     if work.kept + work.unsettled < wanted:  # known before anything is spent
@@ -58,6 +59,7 @@ def make(settings: "PrimeSettings", tasks: list[Task], wanted: int, tasks_sha256
         )
     if work.waiting:
         ask(settings, engine, work)
+        write_json(settings.out / FOLDER / RECORD, record)
         with make_engine(engine) as endpoint, progress("traces", wanted, unit="traces", done=work.kept) as advance:
             for answer in endpoint.generate(work):
                 advance(work.take(answer))
@@ -86,9 +88,9 @@ class Trace:
     refused: Counter[str] = field(default_factory=Counter)
     kept: str | None = None
 
-    def judge(self, kind: str, settings: "PrimeSettings", answer: Generation) -> None:
+    def judge(self, answer: Generation, settings: "PrimeSettings") -> None:
         """Keep the thoughts of an answer, or count why not."""
-        thoughts, reason = read(answer, self.plan, kind, settings)
+        thoughts, reason = read(answer, self.plan, settings)
         if reason is None:
             self.kept = thoughts
         else:
@@ -141,7 +143,7 @@ class Work:
         if answer.error is None:  # a request that was refused cost nothing, and may be made again in a later run
             trace.answers.append({name: getattr(answer, name) for name in STORED})
             write_json(trace.path, {"seed": trace.plan.seed, "answers": trace.answers})
-        trace.judge(self.settings.kind, self.settings, answer)
+        trace.judge(answer, self.settings)
         self.num_answers += 1
         if trace.kept is None:
             if trace.refused.total() < self.settings.tries:
@@ -157,7 +159,7 @@ class Work:
         return 1
 
 
-def read(answer: Generation, plan: Plan, kind: str, settings: "PrimeSettings") -> tuple[str, str | None]:
+def read(answer: Generation, plan: Plan, settings: "PrimeSettings") -> tuple[str, str | None]:
     """The thoughts in an answer, and why they are no trace of the kind (None when they are)."""
     if answer.error is not None:
         return "", f"refused by the endpoint ({answer.error.split(':')[0]})"
@@ -167,7 +169,7 @@ def read(answer: Generation, plan: Plan, kind: str, settings: "PrimeSettings") -
     thoughts = parsed.fields[prime_prompts.TAG]
     if TAG.search(thoughts):
         return "", "a tag inside the thoughts"
-    return thoughts, prime_solver.fault(plan, kind, prime_solver.completion(plan, kind, settings, thoughts=thoughts))
+    return thoughts, prime_solver.fault(plan, settings.kind, prime_solver.completion(plan, settings.kind, settings, thoughts=thoughts))
 
 
 def stored(plan: Plan, settings: "PrimeSettings") -> Trace:
@@ -181,7 +183,7 @@ def stored(plan: Plan, settings: "PrimeSettings") -> Trace:
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(f"{trace.path} is damaged: remove it and run the same command again") from None
         for answer in answers:
-            trace.judge(settings.kind, settings, answer)
+            trace.judge(answer, settings)
     return trace
 
 
@@ -191,11 +193,9 @@ def engine_settings(settings: "PrimeSettings") -> EngineSettings:
     return EngineSettings(**{name: getattr(settings, name) for name in names})
 
 
-def check_folder(folder: Path, settings: "PrimeSettings", tasks_sha256: str) -> None:
-    """Raise UserError when `folder` holds answers that were asked for with other settings; else write down these."""
-    record = {"tasks": tasks_sha256, "prompt": json_sha256(prime_prompts.head(settings.kind))}
-    record |= {name: getattr(settings, name) for name in ASKED_WITH}
-    path = folder / "settings.json"
+def check_folder(folder: Path, record: dict[str, Any]) -> None:
+    """Raise UserError when `folder` holds answers that were asked for with other settings."""
+    path = folder / RECORD
     if path.exists():
         try:
             found = json.loads(path.read_text())
@@ -203,8 +203,6 @@ def check_folder(folder: Path, settings: "PrimeSettings", tasks_sha256: str) -> 
             raise UserError(f"{path} is damaged: choose another --out") from None
         if changed := difference(found, record):
             raise UserError(f"{folder} was made with other settings ({changed}); choose another --out")
-        return
-    write_json(path, record)
 
 
 def ask(settings: "PrimeSettings", engine: EngineSettings, work: Work) -> None:
