@@ -34,13 +34,14 @@ GAME = (
     "- Write each operation with its result, as in 3 * 5 = 15: digits, one of + - * /, no words for them.\n"
 )
 WITH = {
-    VERIFICATION: "- Right after the result of an attempt, in the same sentence, say what the plan says of it, such as `= 27, too high`, "
-    "`= 27, not 24`, `= 24, which is the target`. Say nothing else of results.\n",
+    VERIFICATION: "- Right after the result of an attempt, with no word and no dash between, say what the plan says of it: `= 27, too "
+    "high`, `= 27. Too small.`, `= 27, not 24`, `= 27, which is not 24`, `= 24, which is the target`, `= 24. Yes, that is it.` Say nothing "
+    "else of results.\n",
     SUBGOAL: "- Where the plan names a number to make first, write `need to make` or `want to make` and the number.\n",
     BACKWARD: "- Where the plan goes back from the target, write that operation as it stands.\n",
 }
 WITHOUT = {
-    VERIFICATION: "- Say of no result whether it is the target, right, wrong, close, too low or too high; just go on.\n",
+    VERIFICATION: "- Say of no result whether it is the target, right, wrong, close, too low or too high, nor `no` or `nope`; just go on.\n",
     SUBGOAL: "- Never say that a number is needed or wanted, or is to be made, reached or got.\n",
     BACKWARD: "- Do not compute with the target.\n",
 }
