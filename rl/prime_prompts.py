@@ -41,7 +41,7 @@ WITH = {
     BACKWARD: "- Where the plan goes back from the target, write that operation as it stands.\n",
 }
 WITHOUT = {
-    VERIFICATION: "- Say of no result whether it is the target, right, wrong, close, too low or too high, nor `no` or `nope`; just go on.\n",
+    VERIFICATION: "- Say of no result whether it is the target, right, wrong, close, too low or too high, nor `no` or `nope`; go on.\n",
     SUBGOAL: "- Never say that a number is needed or wanted, or is to be made, reached or got.\n",
     BACKWARD: "- Do not compute with the target.\n",
 }

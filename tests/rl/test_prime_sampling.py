@@ -154,10 +154,14 @@ def test_behaviors_are_asked_for_only_where_the_user_asks():
     ("changes", "message"),
     [
         ({"kind": "linear"}, "wrong answers, which are no set linear: add --kind incorrect-all"),
-        ({"voice": "terse"}, "--voice is about traces written here"),
-        ({"max_result": 20}, "--max-result is about traces written here"),
-        ({"tokenizer": "tiny"}, "--tokenizer is about traces written here"),
-        ({"from_checkpoint": None}, "--max-response-tokens goes with --from-checkpoint"),
+        ({"voice": "terse"}, "--voice means nothing with --from-checkpoint; it goes with --engine "),
+        ({"engine": "openai"}, "--engine means nothing with --from-checkpoint"),
+        ({"max_result": 20}, "--max-result means nothing with --from-checkpoint; it goes with --engine "),
+        ({"tokenizer": "tiny"}, "--tokenizer means nothing with --from-checkpoint; it goes with --engine "),
+        (
+            {"from_checkpoint": None},
+            "--max-response-tokens means nothing with --engine solver; it goes with --from-checkpoint and --engine openai",
+        ),
         ({"traces_per_task": 1}, r"after 18 responses, gives \d+ traces \(.*48 were asked for: more tasks"),
         ({"whole_profile": True}, r"gives 0 traces \(.*not all four behaviors"),
         ({"from_checkpoint": Path("nowhere")}, "nowhere is no model \\(no such folder\\)"),
