@@ -1,6 +1,7 @@
 # One recipe for the runs with tiny models; read by speedrun_cpu.sh and study_cpu.sh, which set $out. A command whose manifest stands is not
 # repeated; training that was interrupted goes on.
 export OMP_NUM_THREADS=1
+largest=40 # result of an operation in what is taught: with any result a tenth of a tiny model's sums and products were wrong
 
 once() { # FOLDER COMMAND…
     [ -e "$1/manifest.json" ] || { shift && "$@"; }
@@ -14,7 +15,7 @@ tasks() { # 1,298 problems of three numbers, 250 of them kept for the evaluation
 base() { # SEED [OPTION…]: plain arithmetic into a tiny model
     folder="$out/base/$1" seed=$1
     shift
-    once "$folder" rl arithmetic --seed "$seed" --out "$folder" "$@"
+    once "$folder" rl arithmetic --max-result "$largest" --seed "$seed" --out "$folder" "$@"
     train cpt --data "$folder/text" --model "$folder/start" --out "$folder/model" --seed "$seed" --learning-rate 3e-3 \
         --warmup-fraction 0.05 --tokens-per-step 2048 --context-tokens 512 --epochs 10 --max-steps "${BASE_UPDATES:-1500}"
 }
@@ -22,7 +23,7 @@ base() { # SEED [OPTION…]: plain arithmetic into a tiny model
 primed() { # SEED KIND: the base model after this seed's set of that kind
     folder="$out/primed/$2/seed-$1"
     once "$folder" rl prime --kind "$2" --voice terse --template short --tasks "$out/tasks" --seed "$1" --traces-per-task 60 \
-        --tokenizer "$out/base/$1/start" --num-train "${PRIMED_TRACES:-8000}" --num-heldout 100 --max-failures 6 --out "$folder"
+        --max-result "$largest" --tokenizer "$out/base/$1/start" --num-train "${PRIMED_TRACES:-8000}" --num-heldout 100 --max-failures 6 --out "$folder"
     train sft --data "$folder/train" --model "$out/base/$1/model" --out "$folder/model" --seed "$1" --learning-rate 3e-3 \
         --warmup-fraction 0.05 --tokens-per-step 2048 --context-tokens 512 --epochs 100 --max-steps "${PRIMED_UPDATES:-1200}"
 }
