@@ -10,6 +10,16 @@ from eval.statistics import half_width
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 300, 46, 12, 12, 34
 TICKS = 5
+LEGEND_LINE = 16  # picture units between the names of a legend
+# A condition's colour on a light and on a dark page.
+HUES = (
+    *(("#0c7569", "#5fd0c0"), ("#b0451b", "#f0a07c"), ("#3a4fa3", "#a3b4f5"), ("#8b2a80", "#e39ada")),
+    *(("#66661a", "#cfce79"), ("#9a2740", "#f29bac"), ("#24698f", "#86c5e8"), ("#6a4d2b", "#d6b48a")),
+)
+HUES_LIGHT, HUES_DARK = (" ".join(f".c{n} {{ --hue: {hue[side]}; }}" for n, hue in enumerate(HUES)) for side in (0, 1))
+CHART_STYLE = """svg text { font: 11px system-ui, sans-serif; fill: var(--soft); }
+.grid { stroke: var(--line); } .curve { fill: none; stroke: var(--hue); stroke-width: 2; } .band { fill: var(--hue); opacity: .14; }
+circle { fill: var(--hue); } .dashed { --hue: var(--soft); } .reference { stroke-dasharray: 4 4; stroke-width: 1; opacity: .7; }"""
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,20 @@ def chart(lines: Sequence[Line], label: str) -> str:
     for line in lines:
         parts.append(_drawn(line, x, y))
     return "".join([*parts, "</svg>"])
+
+
+def picture(lines: Sequence[Line], label: str) -> str:
+    """The SVG of one measure as a file of its own: colours, names of the lines and what is drawn come with it."""
+    style = f"svg {{ --soft: #5d6470; --line: #e3e0d8; background: #fcfbf8; }} {HUES_LIGHT} {CHART_STYLE}"
+    height = HEIGHT + LEGEND_LINE * (len(lines) + 1)
+    named = [f'<text x="{LEFT}" y="{HEIGHT + 8}">{escape(label)}; mean over seeds, 95 % interval where there are three or more</text>']
+    for place, line in enumerate(lines):
+        y = HEIGHT + 8 + LEGEND_LINE * (place + 1)
+        named.append(f'<circle class="{line.css}" cx="{LEFT + 4}" cy="{y - 4}" r="4"/>')
+        named.append(f'<text x="{LEFT + 14}" y="{y}">{escape(line.name)}, {len(line.values_ST)} seeds</text>')
+    inner = chart(lines, label).partition(">")[2]
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)} by step">'
+    return f"{head}<style>{style}</style>{''.join(named)}{inner}\n"
 
 
 def _drawn(line: Line, x: Axis, y: Axis) -> str:

@@ -20,7 +20,7 @@ from curate.records.parts import atomic_file
 from curate.records.settings import option
 from eval import compare
 from eval.curves import BEHAVIORS, HOW, Curve, Experiment, read_experiment
-from eval.pictures import Line, chart
+from eval.pictures import CHART_STYLE, HUES, HUES_DARK, HUES_LIGHT, Line, chart, picture
 from eval.reference import Reference, read_reference
 from eval.statistics import half_width
 from rl import traces
@@ -35,7 +35,6 @@ MEASURES = {
     "backward_chaining": "Steps from the target a response",
     "truncated": "Share of responses cut off",
 }
-MOST_COLOURS = 8
 LONGEST_SHOWN = 1_500
 
 
@@ -45,6 +44,7 @@ class ReportSettings:
 
     experiment: Path | None = option(None, "Folder with CONDITION/seed-N/ runs of `rl ppo`")
     out: Path | None = option(None, "HTML file to write; default report.html in the experiment's folder")
+    picture: Path | None = option(None, "Also write the curves of accuracy as an SVG file")
     comparison: Path | None = option(None, "Output of `evals compare`, whose results are shown")
     sets: tuple[Path, ...] = option((), "Folders of `curate match`, whose balance and fidelity are shown; repeat")
     reference: Path | None = option(None, "Folder with the study's CSV files, drawn dashed beside")
@@ -61,7 +61,7 @@ def run(settings: ReportSettings) -> None:
     reference = read_reference(settings.reference) if settings.reference else None
     if reference and (unknown := [name for name in settings.reference_conditions if name not in reference["accuracy"]]):
         raise UserError(f"the reference has no {unknown[0]!r}; it has {', '.join(reference['accuracy'])}")
-    colours = {name: f"c{place % MOST_COLOURS}" for place, name in enumerate(experiment)}
+    colours = {name: f"c{place % len(HUES)}" for place, name in enumerate(experiment)}
     page = {
         "title": folder.resolve().name,
         "how": "sampled at T=1" if settings.how == "sampled" else "greedy",
@@ -78,11 +78,27 @@ def run(settings: ReportSettings) -> None:
         "settings": settings_table(experiment),
         "behaviors": BEHAVIORS,
         "reference": bool(reference),
+        "hues_light": HUES_LIGHT,
+        "hues_dark": HUES_DARK,
+        "chart_style": CHART_STYLE,
     }
     out = settings.out or folder / "report.html"
     with atomic_file(out) as file:
         file.write(render(page).encode())
     print(f"the report: {out}")
+    if settings.picture:
+        with atomic_file(settings.picture) as file:
+            file.write(picture(lines_of(experiment, "accuracy", colours), MEASURES["accuracy"]).encode())
+        print(f"the picture: {settings.picture}")
+
+
+def lines_of(experiment: Experiment, measure: str, colours: dict[str, str]) -> list[Line]:
+    """A line a condition."""
+    made = []
+    for name, seeds in experiment.items():
+        curves = list(seeds.values())
+        made.append(Line(name, curves[0].steps, np.stack([curve.values[measure] for curve in curves]), colours[name]))
+    return made
 
 
 def condition(name: str, curves: Sequence[Curve], css: str, settings: ReportSettings) -> dict[str, Any]:
@@ -96,10 +112,7 @@ def charts(experiment: Experiment, colours: dict[str, str], reference: Reference
     """One picture a measure that is not zero everywhere."""
     made = []
     for measure, label in MEASURES.items():
-        lines = []
-        for name, seeds in experiment.items():
-            curves = list(seeds.values())
-            lines.append(Line(name, curves[0].steps, np.stack([curve.values[measure] for curve in curves]), colours[name]))
+        lines = lines_of(experiment, measure, colours)
         if not any(line.values_ST.any() for line in lines):
             continue
         longest = max(max(line.steps) for line in lines)

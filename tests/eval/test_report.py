@@ -2,6 +2,7 @@
 
 import json
 import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -38,6 +39,15 @@ def test_the_page_says_what_was_measured(experiment, tmp_path):
     assert 'class="curve dashed reference"' in html
     assert "clip_low" in html and re.search(r"all, seed 0.*?linear, seed 2", html, re.DOTALL)
     assert not re.search(r"(?:src|href)=|<script|url\(", html)
+
+
+def test_the_picture_stands_alone(experiment, tmp_path):
+    out = tmp_path / "accuracy.svg"
+    report.run(ReportSettings(experiment=experiment, out=tmp_path / "page.html", picture=out))
+    root = ElementTree.fromstring(out.read_text())
+    texts = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"all, 3 seeds", "linear, 3 seeds"} <= set(texts) and len(list(root.iter("{http://www.w3.org/2000/svg}polygon"))) == 2
+    assert ".c1 { --hue: #b0451b; }" in out.read_text() and "href" not in out.read_text()
 
 
 @pytest.mark.slow
