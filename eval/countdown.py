@@ -46,7 +46,7 @@ class CountdownSettings:
     samples_per_task: int = option(4, "Responses a task at T=1", at_least=1)
     greedy: bool = option(True, "One greedy response a task as well")
     preset: str = option("four-habits", "Prompt, BOS and limits as in this preset of `rl ppo`", choices=("four-habits", "modern", "tiny"))
-    template: str | None = option(None, "tinyzero, short, or a text with {numbers} and {target} [preset]")
+    template: str | None = option(None, "tinyzero, short, set, or a text with {numbers} and {target} [preset]")
     max_prompt_tokens: int | None = option(None, "Longer prompts are refused and counted [preset]", at_least=1)
     max_response_tokens: int | None = option(None, "Tokens of a response [preset]", at_least=1)
     budget_tokens: tuple[str, ...] = option(

@@ -42,7 +42,7 @@ class PrimeSettings:
     )
     voice: str = option("prose", "Words: varied prose, or terse lines for tiny models", choices=tuple(VOICES))
     preset: str = option("four-habits", "Preset of `rl ppo` whose prompt and limits are meant", choices=tuple(PRESETS))
-    template: str | None = option(None, "Prompt template, as in `rl ppo`; with tinyzero the thoughts end with </think> [preset]")
+    template: str | None = option(None, "Prompt template, as in `rl ppo`; with tinyzero and set the thoughts end with </think> [preset]")
     tokenizer: str | None = option(
         None,
         "Whose tokens make `placeholder` and `linear` as long as `all`: a folder, a name, or tiny (`linear` without it: characters)",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from curate.frame import COMPLETION
 from curate.records.errors import UserError
 from curate.records.progress import progress
 from rl import prime_traces, primed, traces
@@ -94,6 +95,8 @@ def completed(thoughts: str, answer: str, template: str | None) -> str:
     """What follows the prompt."""
     if template == "tinyzero":  # its prompt ends with an open <think>
         return f"{thoughts}</{THINK}>\n<answer>{answer}</answer>"
+    if template == "set":
+        return COMPLETION.format(thoughts=thoughts, answer=answer)
     end = "" if not thoughts or thoughts.endswith("\n") else "\n"
     return f"{thoughts}{end}<answer>{answer}</answer>"
 

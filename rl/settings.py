@@ -31,7 +31,7 @@ class PPOSettings:
     max_prompt_tokens: int = option(None, f"Longer prompts are refused before the run, never cut {_PRESET}")
     max_response_tokens: int = option(None, f"Tokens of a response, EOS included {_PRESET}")
     temperature: float = option(1.0, "Of the sampler, and of log-probabilities in the trainer")
-    template: str = option(None, f"tinyzero, short, or a text with {{numbers}} and {{target}} {_PRESET}")
+    template: str = option(None, f"tinyzero, short, set (the frame of `curate match`), or a text with {{numbers}} and {{target}} {_PRESET}")
     bos: str = option(None, f"BOS before the prompt {_PRESET}", choices=("auto", "always", "never"))
 
     sampler: str = option("torch", "Where responses come from", choices=("torch", "vllm"))

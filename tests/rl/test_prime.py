@@ -9,6 +9,7 @@ from fractions import Fraction
 import pyarrow.parquet as pq
 import pytest
 
+from curate.matching import prompt_and_completion
 from curate.records.errors import UserError
 from curate.records.manifest import read_manifest
 from rl import prime, prime_traces, tasks, traces
@@ -62,6 +63,13 @@ def test_linear_is_as_long_in_tokens_where_a_tokenizer_is_named(source, tmp_path
     for whole, straight in zip(plain["all"], plain["linear"]):
         assert abs(len(straight["completion"]) / len(whole["completion"]) - 1) < 0.15
     assert [row["target"] for row in sets["all"]] == [row["target"] for row in sets["linear"]] == [row["target"] for row in sets["empty"]]
+
+
+def test_a_set_made_for_the_frame_of_matched_sets_is_in_it(source, tmp_path):
+    plain, framed = (made(source, tmp_path / template, "all", voice="terse", template=template)[0] for template in ("short", "set"))
+    thoughts, answer = plain["completion"].removesuffix("</answer>").split("<answer>")
+    row = {"question": plain["prompt"], "thoughts": thoughts, "answer": answer}
+    assert (framed["prompt"], framed["completion"]) == prompt_and_completion(row)
 
 
 def test_a_placeholder_has_exactly_as_many_tokens(source, tmp_path):
