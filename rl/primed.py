@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,24 @@ from rl.tasks import FILE_NAME
 
 TRAIN, HELD_OUT = "train", "heldout"
 NOT_ASKED_FOR = "not asked for: there were enough"
-SCHEMA = pa.schema(
-    [
-        pa.field("prompt", pa.string(), nullable=False),
-        pa.field("completion", pa.string(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),
-        pa.field("numbers", pa.list_(pa.int64()), nullable=False),
-        pa.field("target", pa.int64(), nullable=False),
-        pa.field("correct", pa.bool_(), nullable=False),
-        *[pa.field(name, pa.int32(), nullable=False) for name in traces.COUNTS],
-    ]
-)
+
+
+def schema(counts: Sequence[str]) -> pa.Schema:
+    """The table of primed traces with these counts of behaviors."""
+    return pa.schema(
+        [
+            pa.field("prompt", pa.string(), nullable=False),
+            pa.field("completion", pa.string(), nullable=False),
+            pa.field("kind", pa.string(), nullable=False),
+            pa.field("numbers", pa.list_(pa.int64()), nullable=False),
+            pa.field("target", pa.int64(), nullable=False),
+            pa.field("correct", pa.bool_(), nullable=False),
+            *[pa.field(name, pa.int32(), nullable=False) for name in counts],
+        ]
+    )
+
+
+SCHEMA = schema(traces.COUNTS)
 
 
 def row(kind: str, template: str, task: Task, completion: str) -> dict[str, Any]:

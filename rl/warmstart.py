@@ -24,6 +24,7 @@ from curate.records.errors import UserError
 from curate.records.manifest import InputFile, Manifest, file_sha256
 from curate.records.parts import write_part
 from curate.records.settings import option, to_dict
+from rl.primed import schema
 from rl.prompts import render
 from rl.scoring import score
 from rl.tasks import FILE_NAME, read_tasks
@@ -32,18 +33,7 @@ AGAINST, YES, NO = " vs ", " yes\n", " no\n"
 WORDS = (AGAINST, YES, NO, "<answer>", "</answer>")  # one token each in the tiny tokenizer
 MAX_RESULT = 99  # one token of the tiny tokenizer
 _INNERMOST = re.compile(r"\((\d+)([-+*/])(\d+)\)|^(\d+)([-+*/])(\d+)$")
-SCHEMA = pa.schema(
-    [
-        pa.field("prompt", pa.string(), nullable=False),
-        pa.field("completion", pa.string(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),
-        pa.field("numbers", pa.list_(pa.int64()), nullable=False),
-        pa.field("target", pa.int64(), nullable=False),
-        pa.field("correct", pa.bool_(), nullable=False),
-        pa.field("attempts", pa.int32(), nullable=False),
-        pa.field("verification", pa.int32(), nullable=False),
-    ]
-)
+SCHEMA = schema(("attempts", "verification"))
 
 
 @dataclass(frozen=True)
