@@ -39,6 +39,8 @@ def clock() -> float:
 
 def read_corpus(limit_characters: int, seed: int = 0) -> list[str]:
     """A seeded draw of whole documents of the test corpus."""
+    if "FOURHABITS_TEST_DATA" not in os.environ:
+        raise SystemExit("error: FOURHABITS_TEST_DATA is not set: name the folder with corpus/*.parquet")
     folder = Path(os.environ["FOURHABITS_TEST_DATA"]) / "corpus"
     texts = [
         text for path in sorted(folder.glob("*.parquet")) for text in pq.read_table(path, columns=["text"])["text"].to_pylist() if text
