@@ -22,9 +22,9 @@ from curate.records.manifest import json_sha256
 from curate.records.parts import write_json
 from curate.records.progress import progress
 from curate.records.settings import difference
-from rl import prime_prompts, prime_solver, primed
+from rl import prime_prompts, prime_solver, primed, traces
 from rl.countdown import Task
-from rl.prime_traces import Plan, write
+from rl.prime_traces import Plan, attempts_of, write
 from rl.primed import Made
 from rl.settings import PRESETS
 
@@ -169,7 +169,13 @@ def read(answer: Generation, plan: Plan, settings: "PrimeSettings") -> tuple[str
     thoughts = parsed.fields[prime_prompts.TAG]
     if TAG.search(thoughts):
         return "", "a tag inside the thoughts"
-    return thoughts, prime_solver.fault(plan, settings.kind, prime_solver.completion(plan, settings.kind, settings, thoughts=thoughts))
+    text = prime_solver.completion(plan, settings.kind, settings, thoughts=thoughts)
+    if reason := prime_solver.fault(plan, settings.kind, text):
+        return thoughts, reason
+    planned = attempts_of(plan, settings.kind)
+    if traces.results(text, plan.numbers, plan.target) != [node.value for node in planned]:
+        return thoughts, "other attempts than planned"
+    return thoughts, None
 
 
 def stored(plan: Plan, settings: "PrimeSettings") -> Trace:

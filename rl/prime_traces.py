@@ -278,9 +278,15 @@ def tell(plan: Plan, kind: str, voice: Voice, terse: bool = False) -> str:
     return teller.join(parts)
 
 
+def attempts_of(plan: Plan, kind: str) -> list[Node]:
+    """What a trace tries, in order: the failures where it backtracks, then the solution, or in `incorrect-all` what misses it."""
+    failures = plan.failures if BACKTRACKING in PROFILES[kind] else ()
+    return [*failures, plan.near_miss if kind == "incorrect-all" else plan.solution]
+
+
 def answer_of(plan: Plan, kind: str) -> str:
     """The expression that is answered: the solution, or in `incorrect-all` the one that misses it."""
-    return (plan.near_miss if kind == "incorrect-all" else plan.solution).text()
+    return attempts_of(plan, kind)[-1].text()
 
 
 class _Teller:

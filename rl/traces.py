@@ -94,9 +94,10 @@ class Span:
 
 @dataclass
 class _Try:
-    fits: bool
+    value: Fraction | None
     start: int
     end: int
+    fits: bool
     checked: bool = False
 
 
@@ -107,6 +108,16 @@ def parse(response: str, numbers: Sequence[int], target: int) -> Trace:
 
 def read(response: str, numbers: Sequence[int], target: int) -> tuple[Trace, str, list[Span]]:
     """The counts, the text as it was read (signs made ASCII, markup removed, up to the answer), and where each behavior stands in it."""
+    trace, text, spans, _ = _read(response, numbers, target)
+    return trace, text, spans
+
+
+def results(response: str, numbers: Sequence[int], target: int) -> list[Fraction | None]:
+    """What the tries of a response come to, in their order."""
+    return [item.value for item in _read(response, numbers, target)[3]]
+
+
+def _read(response: str, numbers: Sequence[int], target: int) -> tuple[Trace, str, list[Span], list[_Try]]:
     text = _plain(response[:MAX_CHARS])
     wanted = sorted(numbers)
     counts = dict.fromkeys(COUNTS, 0)
@@ -135,7 +146,7 @@ def read(response: str, numbers: Sequence[int], target: int) -> tuple[Trace, str
         elif leaves == wanted:
             expression = chain.split("=", 1)[0].replace(" ", "")
             if not (value == target and expression in tried):  # a solution said again is not another attempt
-                said = _Try(value == target, found.start(), found.end())
+                said = _Try(value, found.start(), found.end(), fits=value == target)
                 tries.append(said)
                 counts["attempts"] += 1
                 counts["fitting_attempts"] += value == target
@@ -148,7 +159,7 @@ def read(response: str, numbers: Sequence[int], target: int) -> tuple[Trace, str
         verdict = _verdict(text[found.end() : found.end() + 120], target)
         if verdict is not None and stated is not None:
             if leaves != wanted and verdict is False and stated != target:
-                said = _Try(False, found.start(), found.end())
+                said = _Try(stated, found.start(), found.end(), fits=False)
                 tries.append(said)
                 made.clear()
             if said is not None:
@@ -166,7 +177,7 @@ def read(response: str, numbers: Sequence[int], target: int) -> tuple[Trace, str
         if int(found[1]) != target:
             counts["subgoal_setting"] += 1
             spans.append(Span("subgoal_setting", found.start(), found.end()))
-    return Trace(**counts), text, sorted(spans, key=lambda span: (span.start, span.end))
+    return Trace(**counts), text, sorted(spans, key=lambda span: (span.start, span.end)), tries
 
 
 def _end_of_saying(text: str, start: int) -> int:

@@ -9,10 +9,12 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
 
+from curate.engines.base import Generation
 from curate.records.errors import EngineError, UserError
 from curate.records.manifest import read_manifest
 from curate.records.settings import to_dict
@@ -137,6 +139,25 @@ def test_what_is_refused_is_counted_and_asked_again(source, tmp_path, reason):
         assert {name for name in EVERY if found.counts()[name]} == PROFILES["all"]
         assert found.wrong_arithmetic == found.wrong_verification == 0 and score(row["completion"], row["numbers"], row["target"]).correct
     assert len({body["seed"] for body in bodies}) == 2  # the same seed would give the same answer
+
+
+def test_the_attempts_are_those_of_the_plan(source, tmp_path):
+    """The model writes the thoughts and we the answer: thoughts about something else are refused, however well they read."""
+    for kind in ("all", "incorrect-all", "backtracking"):
+        given = replace(settings(source, tmp_path, None, kind=kind), template="tinyzero")
+        found = 0
+        for plan in prime_solver.plans(given, tasks.read_tasks(source, "train"), Counter()):
+            others = {"as planned": (kind, plan), "another order": (kind, replace(plan, failures=plan.failures[::-1]))}
+            if kind == "incorrect-all":
+                others["solved after all"] = ("all", plan)
+            if len({node.value for node in plan.failures}) < 2:
+                del others["another order"]
+            for name, (told, told_plan) in others.items():
+                text = f"<thoughts>{write(told_plan, told, 'prose')}</thoughts>"
+                _, reason = prime_endpoint.read(Generation(plan.seed, text=text), plan, given)
+                assert reason == (None if name == "as planned" else "other attempts than planned"), (name, text)
+            found += len(others) > 1
+        assert found > 5
 
 
 def test_a_task_that_takes_every_try_gives_way_to_another(source, tmp_path):
