@@ -11,6 +11,7 @@ from curate.arms import ARM_DESIGNS
 from curate.behaviors import load_behaviors
 from curate.card import PublishSettings
 from curate.classification import DEFAULT_DATASET, ClassifySettings
+from curate.consent import is_loopback
 from curate.dose import check_dose
 from curate.engines.models import DEFAULT_MODEL
 from curate.engines.settings import ENGINES, LABEL_ENGINES, keep_engines
@@ -44,6 +45,7 @@ class RunSettings:
     judge_engine: str | None = option(None, "Engine that labels the rewrites (default: --label-engine).", choices=LABEL_ENGINES)
     judge_model: str | None = option(None, "Model that labels the rewrites (default: --model, with a warning).")
     judge_base_url: str | None = option(None, "Address of the judge's endpoint (default: --base-url).")
+    judge_api_key_env: str | None = option(None, "Environment variable with the key of the judge's endpoint.")
     revision: str | None = option(None, "Commit or tag of --model on the hub.")
     label_engine: str = option("vllm", "Engine of classify and verify; student needs no language model.", choices=LABEL_ENGINES)
     student: Path | None = option(None, "Student of `curate distill` (default: the one that ships).")
@@ -136,6 +138,12 @@ def check_judge(settings: RunSettings) -> None:
         raise UserError(f"--judge-model {settings.judge_model}: the student judges and uses no model; name an engine with --judge-engine")
     if settings.judge_base_url is not None and engine not in ("openai", "cascade"):
         raise UserError(f"--judge-base-url is for a judge behind an endpoint, not for the engine {engine}; use --judge-engine openai")
+    elsewhere = settings.judge_base_url not in (None, settings.base_url) and not is_loopback(str(settings.judge_base_url))
+    if elsewhere and settings.judge_api_key_env is None:
+        raise UserError(
+            f"--judge-base-url {settings.judge_base_url} is not --base-url, whose key it would be sent: "
+            "name the judge's with --judge-api-key-env"
+        )
 
 
 def preflight(built: dict[str, Any]) -> None:
@@ -193,6 +201,8 @@ def stage_settings(settings: RunSettings, name: str, settings_class: type, out: 
     if name == "verify":
         values["engine"] = settings.judge_engine or settings.label_engine
         values["base_url"] = settings.judge_base_url or settings.base_url
+        if settings.judge_api_key_env is not None:
+            values["api_key_env"] = settings.judge_api_key_env
         if settings.judge_model is not None:
             values |= {"model": settings.judge_model, "revision": None}
     return values

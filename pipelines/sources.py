@@ -14,9 +14,14 @@ from pipelines.stage import part_files, read_table
 
 def candidates_of(qa: Path) -> Path:
     """The folder of `curate select` that the rewrites in `qa` were made of."""
-    inputs = read_manifest(qa).inputs
+    return made_of(qa, "candidates")
+
+
+def made_of(folder: Path, what: str) -> Path:
+    """The folder of the stage before: where the first input of `folder` lies. Raises UserError when it was made of nothing."""
+    inputs = read_manifest(folder).inputs
     if not inputs:
-        raise UserError(f"{qa} was made of no candidates: nothing to go on with")
+        raise UserError(f"{folder} was made of no {what}: nothing to go on with")
     return Path(inputs[0].root).parent
 
 

@@ -20,7 +20,7 @@ from curate.windows import default_window_chars
 from pipelines.executors import RunOptions, execute
 from pipelines.ledger import Ledger, make_chunks
 from pipelines.plan import before_rewriting
-from pipelines.sources import selection_notes, sources_of
+from pipelines.sources import candidates_of, is_adopted, made_of, selection_notes, sources_of
 from pipelines.stage import begin, engine_identity, finish, part_files, read_table, student_identity
 from pipelines.steps import ReadTable, WriteChunks
 
@@ -63,8 +63,8 @@ def verify(settings: VerifySettings) -> Manifest:
     found = compare(out, folder, names)
     write_json(out / FIDELITY_FILE, found)
     print("\n".join(fidelity_lines(found["rows"])))
-    judge, _, _ = engine_identity(settings)
-    warnings = judge_warnings(judge or "", read_manifest(folder).model)
+    judge, _, engine = engine_identity(settings)
+    warnings = [*judge_warnings(judge or "", read_manifest(folder).model), *instrument_warnings(judge, engine, folder)]
     return finish(ledger, settings, started, prompt_hash=prompt_hash, notes={"warnings": warnings, "behaviors": names})
 
 
@@ -83,6 +83,24 @@ def judge_warnings(judge: str, rewriter: str | None) -> list[str]:
     warning = (
         f"the judge {judge} is of the same family as the rewriter {rewriter}: it may share its blind spots; "
         "judge with another (--model; --judge-model of `curate run`)"
+    )
+    print(f"warning: {warning}")
+    return [warning]
+
+
+def instrument_warnings(judge: str | None, engine: str | None, qa: Path) -> list[str]:
+    """What a reader must know when the sources were labelled by another judge than their rewrites."""
+    if is_adopted(read_manifest(qa)):
+        return []
+    labels = made_of(candidates_of(qa), "labels")
+    if not (labels / "manifest.json").is_file():  # moved away since; who labelled is then not known
+        return []
+    labelled = read_manifest(labels)
+    if (labelled.model, labelled.engine) == (judge, engine):
+        return []
+    warning = (
+        f"the sources were labelled by {labelled.model} ({labelled.engine}), the rewrites are judged by {judge} ({engine}): kept, lost and "
+        "gained, and the filtered sets, compare two instruments at the thresholds of the first"
     )
     print(f"warning: {warning}")
     return [warning]

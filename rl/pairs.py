@@ -53,6 +53,12 @@ def run(settings: PairsSettings) -> None:
     told, straight = (rows for _, rows in files)
     if [task_of(row) for row in told] != [task_of(row) for row in straight]:
         raise UserError(f"{folders[0]} and {folders[1]} are not about the same tasks in the same order: make them with the same --seed")
+    for number, (one, other) in enumerate(zip(told, straight, strict=True)):
+        if extract(one["completion"]) != extract(other["completion"]) or not (one["correct"] and other["correct"]):
+            raise UserError(
+                f"trace {number} of {folders[0]} and of {folders[1]} do not give the same right answer: use the kinds all and linear, "
+                "made with the same options"
+            )
     shown = sorted({name for row in told for name in BEHAVIORS if row[name]})
     if shows := sorted({name for row in straight for name in BEHAVIORS if row[name]}):
         raise UserError(f"--stripped {folders[1]} shows {', '.join(shows)}: it is the set without behavior, such as --kind linear")

@@ -3,8 +3,8 @@
 Kinds: `all`; `backtracking` alone and with `verification`, `subgoals` or `backward`; `empty` (no thoughts), `placeholder` (dots, as many
 tokens as the trace of `all`), `linear` (the same arithmetic told straight, about as long, no check, no retry), `incorrect-all` (all
 behaviors, a wrong answer). An exact solver writes them: all kinds of one seed (and one --tokenizer) are about the same tasks with the same
-attempts, so sets differ in the profile alone. `--engine openai` has a model put the same plans into words, and `--from-checkpoint` takes
-wrong answers of a primed model as `incorrect-all`.
+attempts, so sets differ in the profile alone. `--engine openai` has a model put the solver's plans into words; a plan that it cannot word
+gives way to another. `--from-checkpoint` takes wrong answers of a primed model as `incorrect-all`.
 """
 
 import dataclasses
@@ -15,7 +15,8 @@ from pathlib import Path
 from curate.engines.settings import EngineSettings
 from curate.records.command import require
 from curate.records.errors import UserError
-from curate.records.settings import option, same, to_dict
+from curate.records.manifest import read_manifest
+from curate.records.settings import difference, option, same, to_dict
 from rl import prime_solver, primed
 from rl.prime_prompts import ASKED_KINDS
 from rl.prime_traces import PROFILES, VOICES
@@ -33,7 +34,7 @@ class PrimeSettings:
     kind: str = option("all", "Profile of the traces", choices=tuple(PROFILES))
     tasks: Path | None = option(None, "Folder or file of `rl tasks`; only its training split is used")
     num_train: int = option(1_000, "Traces to train on", at_least=1)
-    num_heldout: int = option(200, "Further traces of other tasks, to watch the held-out loss", at_least=0)
+    num_heldout: int = option(200, "Further traces, to watch the held-out loss; of other tasks where --traces-per-task is 1", at_least=0)
     traces_per_task: int = option(1, "Different traces of one task, for tiny models that need many", at_least=1)
     min_failures: int = option(1, "Least number of attempts that fail before the solution", at_least=1)
     max_failures: int = option(4, "Most attempts that fail", at_least=1)
@@ -94,6 +95,7 @@ def run(settings: PrimeSettings) -> None:
     out, source = require(settings.out, "out"), require(settings.tasks, "tasks")
     check(settings)
     settings = dataclasses.replace(settings, template=settings.template or PRESETS[settings.preset]["template"])
+    refuse_other(out, settings)
     tasks = read_tasks(source, "train")
     if not tasks:
         raise UserError(f"{source} has no training tasks (rows with split = train)")
@@ -116,6 +118,14 @@ def run(settings: PrimeSettings) -> None:
         print(f"passed over: {primed.reasons(made.dropped)}")
 
 
+def refuse_other(out: Path, settings: PrimeSettings) -> None:
+    """Raise UserError when `out` holds a finished set of other settings."""
+    if (out / "manifest.json").is_file():
+        asked, found = to_dict(settings, hashed_only=True), read_manifest(out).settings
+        if changed := difference({name: found.get(name) for name in asked}, asked):
+            raise UserError(f"{out} was made with other settings ({changed}); choose another --out")
+
+
 def check(settings: PrimeSettings) -> None:
     """Raise UserError for settings that cannot go together."""
     if settings.min_failures > settings.max_failures:
@@ -131,5 +141,7 @@ def check(settings: PrimeSettings) -> None:
         require(settings.model, "model", "the model of the endpoint, by the name that it has there")
         if settings.kind not in ASKED_KINDS:
             raise UserError(f"--engine openai words {', '.join(ASKED_KINDS)}; leave {settings.kind} to --engine solver")
+        if settings.tries > 1 and settings.temperature == 0:
+            raise UserError("--temperature 0 gives the same answer at every try: add --tries 1, or a temperature above 0")
     if source == "--engine solver" and settings.kind == "placeholder":
         require(settings.tokenizer, "tokenizer", "placeholder is matched to `all` token by token; name the model's tokenizer")

@@ -1,7 +1,7 @@
 """Priming traces by a model behind any OpenAI-compatible endpoint: it words the plans of the exact solver, the parser confirms each trace.
 
-Every answer is stored when it arrives (OUT/answers, a file a trace), so an interrupted run goes on and no answer is paid for twice. What
-is kept depends on the answers alone, never on the order in which they came.
+Every answer is stored when it arrives (OUT/answers, a file a trace), so an interrupted run goes on and no stored answer is paid for
+twice. What is kept depends on the answers alone, never on the order in which they came.
 """
 
 import dataclasses

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rl.prime import PrimeSettings
 
 TASKS_PER_PART = 256
+NOT_OF_THE_MODEL = ("manifest.json", "settings.json")  # what a run of ours leaves beside it
 NOISE = 12  # purpose number of these random streams, unlike those of `rl ppo` and `evals`
 WRONG = ("wrong_value", "numbers")  # a complete expression: another value, or not the numbers given
 DROPPED = {"correct": "correct", "no_answer": "no answer", "empty": "no answer", "division_by_zero": "division by zero"}
@@ -43,9 +44,9 @@ def make(settings: "PrimeSettings", tasks: Sequence[Task], wanted: int, tasks_sh
     """
     assert settings.out is not None and settings.from_checkpoint is not None
     ordered = [tasks[place] for place in seeded_order(len(tasks), settings.seed)]
-    made = Made(inputs=weights_of(settings.from_checkpoint), about={"model": str(settings.from_checkpoint), "engine": "torch"})
+    made = Made(inputs=files_of(settings.from_checkpoint), about={"model": str(settings.from_checkpoint), "engine": "torch"})
     record = {
-        "weights": [file.sha256 for file in made.inputs],
+        "model": [file.sha256 for file in made.inputs],
         "tasks": tasks_sha256,
         **{name: getattr(settings, name) for name in ("preset", "template", "max_response_tokens", "dtype", "seed")},
     }
@@ -90,13 +91,14 @@ def why_not(response: dict[str, Any], whole_profile: bool, seen: set[tuple[Any, 
     return None
 
 
-def weights_of(checkpoint: Path) -> list[InputFile]:
-    """The files with the model's weights. Raises UserError when the folder holds none."""
+def files_of(checkpoint: Path) -> list[InputFile]:
+    """The files that decide what the model says: weights, configuration, tokenizer. Raises UserError when the folder holds no model."""
     folder = Path(model_folder(str(checkpoint)))
     files = sorted(folder.glob("*.safetensors"))
     if not files or not (folder / "config.json").is_file():
         lacks = "no config.json" if files else "no *.safetensors" if folder.is_dir() else "no such folder"
         raise UserError(f"--from-checkpoint {checkpoint} is no model ({lacks}): give the output of `train sft`, or a Hugging Face folder")
+    files += [path for path in sorted(folder.glob("*.json")) if path.name not in NOT_OF_THE_MODEL]
     return [InputFile(str(file), file_sha256(file), 0, file.stat().st_size) for file in files]
 
 

@@ -78,6 +78,7 @@ def write_set(
 ) -> dict[str, float]:
     """Write train/, heldout/ and the manifest; `started` is a time.monotonic(). Returns the mean count of each behavior."""
     rows = made.rows
+    (out / HELD_OUT / "primed.parquet").unlink(missing_ok=True)  # of an earlier set with other counts
     write_part(out / TRAIN / "primed.parquet", pa.Table.from_pylist(rows[:num_train], SCHEMA))
     if rows[num_train:]:
         write_part(out / HELD_OUT / "primed.parquet", pa.Table.from_pylist(rows[num_train:], SCHEMA))

@@ -3,6 +3,17 @@
 export OMP_NUM_THREADS=1
 largest=40 # result of an operation in what is taught: with any result a tenth of a tiny model's sums and products were wrong
 
+same_recipe() { # a folder holds the runs of one recipe
+    now="$(cksum <"$(dirname "$0")/tiny_recipe.sh") ${BASE_UPDATES:-} ${PRIMED_TRACES:-} ${PRIMED_UPDATES:-} ${PAIR_TOKENS:-} ${RESPONSE_TOKENS:-} ${PPO_STEPS:-}"
+    mkdir -p "$out"
+    if [ -e "$out/recipe" ] && [ "$(cat "$out/recipe")" != "$now" ]; then
+        echo "error: $out was begun with another recipe; go back to that one, or name another folder" >&2
+        exit 1
+    fi
+    echo "$now" >"$out/recipe"
+}
+same_recipe
+
 once() { # FOLDER COMMAND…
     [ -e "$1/manifest.json" ] || { shift && "$@"; }
 }

@@ -77,6 +77,12 @@ def test_the_study_gives_every_seed_the_primary_pair_first_and_the_same_line_goe
     assert len(primed) == len({tuple(words) for words in primed})  # tables are written once
 
 
+def test_a_folder_holds_the_runs_of_one_recipe(tmp_path: Path) -> None:
+    calls_of("study_cpu.sh", tmp_path)
+    with pytest.raises(AssertionError, match="was begun with another recipe"):
+        calls_of("study_cpu.sh", tmp_path, PPO_STEPS="7")
+
+
 @pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "runs").glob("*.sh")))
 def test_a_script_parses(script):
     subprocess.run(["sh", "-n", ROOT / "runs" / script], check=True)

@@ -244,6 +244,7 @@ def test_stages_take_any_setting_from_a_file_and_refuse_unknown_ones(server: End
         (("--dose", "2"), "--dose 2 is not above 0 and at most 1"),
         (("--dose", "0.5", "--arms", "paper"), "--dose 0.5 needs siblings without behavior, which the arms paper do not have"),
         (("--judge-engine", "student", "--judge-model", "x"), "--judge-model x: the student judges and uses no model"),
+        (("--judge-engine", "openai", "--judge-base-url", "https://x.example/v1"), "name the judge's with --judge-api-key-env"),
         (("--judge-engine", "student", "--judge-base-url", "http://x"), "not for the engine student; use --judge-engine openai"),
         (("--push-to-hub", "sets"), "--push-to-hub 'sets' is not of the form user/name"),
     ],
@@ -313,7 +314,8 @@ def test_the_judge_of_the_rewrites_need_not_be_the_rewriter(server: Endpoint, tm
         assert result.exit_code == 0, result.stderr
         assert other.bodies and {body["model"] for body in other.bodies} == {"judge"}
     verified = read_manifest(tmp_path / "run" / "verified")
-    assert (verified.model, verified.notes["warnings"]) == ("judge", [])
+    (warning,) = verified.notes["warnings"]
+    assert verified.model == "judge" and warning.startswith("the sources were labelled by fake (openai), the rewrites are judged by judge")
     assert "same family" not in (tmp_path / "run" / "sets" / "README.md").read_text()
     table = result.stdout.partition("before anything is dropped, of the sources' behaviors, with 95 % intervals:\n")[2].splitlines()
     assert " ".join(table[0].split()) == "cell behavior rewrites kept lost gained kept % gained % as it should be %"
@@ -326,7 +328,7 @@ def test_the_judge_of_the_rewrites_need_not_be_the_rewriter(server: Endpoint, tm
     result = run(server, tmp_path / "student", "--dataset", corpus, "--judge-engine", "student", *rewriter())
     assert result.exit_code == 0, result.stderr
     verified = read_manifest(tmp_path / "student" / "verified")
-    assert (verified.model, verified.engine, verified.notes["warnings"]) == ("student", "student", [])
+    assert (verified.model, verified.engine) == ("student", "student") and "compare two instruments" in verified.notes["warnings"][0]
 
 
 def test_the_published_pair_runs_end_to_end(server: Endpoint, tmp_path: Path) -> None:

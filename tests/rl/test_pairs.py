@@ -18,7 +18,7 @@ def primed(tmp_path_factory):
     root = tmp_path_factory.mktemp("primed")
     tasks.run(tasks.TasksSettings(out=root / "tasks", operands=(3,), max_number=9, max_target=20, num_train=300, num_test=20, min_target=1))
     arithmetic.run(arithmetic.ArithmeticSettings(out=root / "base", num_documents=2, tiny_size="0.4M"))
-    for kind, seed in (("all", 0), ("linear", 0), ("empty", 1)):
+    for kind, seed in (("all", 0), ("linear", 0), ("incorrect-all", 0), ("empty", 1)):
         prime.run(
             prime.PrimeSettings(
                 **{"tasks": root / "tasks", "out": root / kind, "kind": kind, "seed": seed, "num_train": 80, "num_heldout": 0},
@@ -53,6 +53,7 @@ def test_pairs_are_adopted_and_matched(primed, tmp_path):
 def test_sets_that_are_no_pair_are_refused(primed, tmp_path):
     for selected, stripped, message in (
         ("all", "empty", "not about the same tasks in the same order"),
+        ("incorrect-all", "linear", "trace 0 of .* do not give the same right answer"),
         ("linear", "all", "shows backtracking, backward_chaining, subgoal_setting, verification"),
         ("tasks", "all", "is no output of `rl prime`"),
     ):

@@ -202,7 +202,7 @@ def test_a_finished_set_is_made_again_without_the_endpoint(source, tmp_path):
     rows = rows_of(tmp_path)
     prime.run(settings(source, tmp_path, "http://nowhere.invalid/v1"))
     assert rows_of(tmp_path) == rows
-    with pytest.raises(UserError, match=r"answers was made with other settings \(temperature: 0.5 -> 1.0\); choose another --out"):
+    with pytest.raises(UserError, match=r"was made with other settings \(temperature: 0.5 -> 1.0\); choose another --out"):
         prime.run(settings(source, tmp_path, "http://nowhere.invalid/v1", temperature=1.0))
 
 
