@@ -38,13 +38,14 @@ class CompareSettings:
     margin: float = option(0.05, "Largest difference of accuracy that counts as none", at_least=0.0001)
     how: str = option("sampled", "Evaluations at T=1, or greedy", choices=HOW)
     last_evaluations: int = option(3, "The endpoint is the mean of this many last evaluations", at_least=1)
+    leave_out_unfinished: bool = option(False, "Leave out runs that have not ended, each named; else they are an error")
 
 
 def run(settings: CompareSettings) -> None:
     """Compare conditions over paired seeds: difference, interval, exact sign-flip test; equivalence; Holm; behaviors over training."""
     started = time.monotonic()
     folder, out = require(settings.experiment, "experiment"), require(settings.out, "out")
-    experiment = read_experiment(folder, settings.how)
+    experiment = read_experiment(folder, settings.how, leave_out_unfinished=settings.leave_out_unfinished)
     contrasts = [pair_of(text, experiment) for text in require(settings.contrast, "contrast", "for example --contrast all:linear")]
     equivalences = [pair_of(text, experiment) for text in settings.equivalent]
     fewest = min(len(curve.steps) for seeds in experiment.values() for curve in seeds.values())

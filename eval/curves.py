@@ -45,13 +45,19 @@ class Curve:
 Experiment = dict[str, dict[int, Curve]]
 
 
-def read_experiment(folder: Path, how: str = "sampled", conditions: Sequence[str] = ()) -> Experiment:
-    """Curves by condition and seed. Raises UserError naming every run that is damaged, unfinished or different from the others."""
+def read_experiment(folder: Path, how: str = "sampled", conditions: Sequence[str] = (), leave_out_unfinished: bool = False) -> Experiment:
+    """Curves by condition and seed. Raises UserError naming every run that is damaged, unfinished or different from the others.
+
+    With `leave_out_unfinished` runs without a manifest are named and left out instead.
+    """
     found: Experiment = {}
     mistakes: list[str] = []
     for path in sorted(folder.glob("*/seed-*")):
         match = _SEED.search(path.name)
         if match is None or not path.is_dir() or (conditions and path.parent.name not in conditions):
+            continue
+        if leave_out_unfinished and not (path / "manifest.json").is_file():
+            print(f"left out, unfinished: {path}")
             continue
         try:
             curve = read_curve(path, path.parent.name, int(match[1]), how)
@@ -111,7 +117,9 @@ def _unlike(curves: Sequence[Curve]) -> list[str]:
             mistakes.append(f"{curve.folder} was evaluated on other tasks than {first.folder}")
         if missing := [step for step in everywhere if step not in curve.steps]:
             shown = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
-            mistakes.append(f"{curve.folder} has no evaluation at step {shown}, where others have one: let it finish, or move it away")
+            mistakes.append(
+                f"{curve.folder} has no evaluation at step {shown}, where others have one: let it finish, or --leave-out-unfinished"
+            )
     return mistakes
 
 

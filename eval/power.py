@@ -7,9 +7,9 @@ import numpy as np
 
 from curate.records.command import require
 from curate.records.errors import UserError
-from curate.records.settings import option
+from curate.records.settings import option, same
 from eval import statistics
-from eval.compare import differences, pair_of
+from eval.compare import CompareSettings, differences, pair_of
 from eval.curves import HOW, read_experiment
 
 
@@ -25,6 +25,7 @@ class PowerSettings:
     alpha: float = option(0.05, "Level of the two-sided test")
     how: str = option("sampled", "Evaluations at T=1, or greedy", choices=HOW)
     last_evaluations: int = option(3, "The endpoint is the mean of this many last evaluations", at_least=1)
+    leave_out_unfinished: bool = same(CompareSettings, "leave_out_unfinished")
 
 
 def run(settings: PowerSettings) -> None:
@@ -35,7 +36,8 @@ def run(settings: PowerSettings) -> None:
     if settings.spread is not None:
         spread = settings.spread
     else:
-        experiment = read_experiment(require(settings.experiment, "experiment", "or give --spread"), settings.how)
+        folder = require(settings.experiment, "experiment", "or give --spread")
+        experiment = read_experiment(folder, settings.how, leave_out_unfinished=settings.leave_out_unfinished)
         pair = pair_of(require(settings.contrast, "contrast", "for example --contrast all:linear"), experiment)
         values = differences(experiment, [pair], settings.last_evaluations)[0]["per_seed"]
         number = len(values)

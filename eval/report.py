@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from curate.records.command import require
 from curate.records.errors import UserError
 from curate.records.parts import atomic_file
-from curate.records.settings import option
+from curate.records.settings import option, same
 from eval import compare
 from eval.curves import BEHAVIORS, HOW, Curve, Experiment, read_experiment
 from eval.pictures import CHART_STYLE, HUES, HUES_DARK, HUES_LIGHT, Line, chart, picture
@@ -51,13 +51,14 @@ class ReportSettings:
     reference_conditions: tuple[str, ...] = option((), "Which of them, as `file: condition`; repeat; left out: all of accuracy's")
     how: str = option("sampled", "Evaluations at T=1, or greedy", choices=HOW)
     last_evaluations: int = option(3, "The end of a run is the mean of this many last evaluations", at_least=1)
+    leave_out_unfinished: bool = same(compare.CompareSettings, "leave_out_unfinished")
     examples: int = option(2, "Responses shown for each condition, before and after", at_least=0)
 
 
 def run(settings: ReportSettings) -> None:
     """Accuracy, length and behaviors by step with bands over seeds, comparisons, the sets, traces highlighted, every setting."""
     folder = require(settings.experiment, "experiment")
-    experiment = read_experiment(folder, settings.how)
+    experiment = read_experiment(folder, settings.how, leave_out_unfinished=settings.leave_out_unfinished)
     reference = read_reference(settings.reference) if settings.reference else None
     if reference and (unknown := [name for name in settings.reference_conditions if name not in reference["accuracy"]]):
         raise UserError(f"the reference has no {unknown[0]!r}; it has {', '.join(reference['accuracy'])}")

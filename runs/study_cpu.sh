@@ -49,14 +49,27 @@ first=$!
 seeds ${SECOND_SEEDS:-2 4 6 8} >"$out/second.log" 2>&1
 wait "$first"
 
-# conditions that no run has reached are left out
+# how well the models primed with `all` try and check before PPO
+for run in "$out"/experiment/all/seed-*; do
+    gate="$out/gate/$(basename "$run")"
+    once "$gate" evals traces --responses "$run/evaluations/step-00000000-sampled.parquet" --out "$gate"
+done
+
+# conditions of which no run is finished are left out, and so are runs that the time did not reach
+finished() { # CONDITION…
+    for condition in "$@"; do
+        ls "$out/experiment/$condition"/seed-*/manifest.json >/dev/null 2>&1 || return 1
+    done
+}
+
 contrasts=""
 for name in $others; do
     case $name in pairs-*) continue ;; esac
-    [ ! -d "$out/experiment/$name" ] || contrasts="$contrasts --contrast $name:linear"
+    if finished "$name"; then contrasts="$contrasts --contrast $name:linear"; fi
 done
-[ ! -d "$out/experiment/pairs-enriched" ] || [ ! -d "$out/experiment/pairs-control" ] || contrasts="$contrasts --contrast pairs-enriched:pairs-control"
-[ ! -d "$out/experiment/incorrect-all" ] || contrasts="$contrasts --equivalent incorrect-all:all"
-evals compare --experiment "$out/experiment" --contrast all:linear $contrasts --out "$out/comparison"
-evals power --experiment "$out/experiment" --contrast all:linear
-evals report --experiment "$out/experiment" --comparison "$out/comparison" --out "$out/report.html"
+if finished pairs-enriched pairs-control; then contrasts="$contrasts --contrast pairs-enriched:pairs-control"; fi
+if finished incorrect-all; then contrasts="$contrasts --equivalent incorrect-all:all"; fi
+evals compare --experiment "$out/experiment" --contrast all:linear $contrasts --leave-out-unfinished --out "$out/comparison"
+evals power --experiment "$out/experiment" --contrast all:linear --leave-out-unfinished
+evals report --experiment "$out/experiment" --comparison "$out/comparison" --leave-out-unfinished --out "$out/report.html" \
+    --picture "$out/accuracy.svg"

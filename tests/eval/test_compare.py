@@ -117,6 +117,20 @@ def test_take_off_and_lead(tmp_path):
     assert lead(follower, "verification") == -2
 
 
+def test_runs_that_have_not_ended_are_an_error_or_left_out_by_name(tmp_path, capsys):
+    write_experiment(tmp_path, {"all": 0.5, "linear": 0.4}, seeds=3)
+    for path in tmp_path.glob("*/seed-*"):
+        (path / "manifest.json").write_text("{}")
+    write_run(tmp_path / "all" / "seed-3", [0.1, 0.1])
+    (tmp_path / "linear" / "seed-3").mkdir()
+    with pytest.raises(UserError, match=r"evaluations.jsonl is missing.*seed-3 has no evaluation at step 20, 30, .*--leave-out-unfinished"):
+        compare.run(settings(tmp_path))
+    compare.run(settings(tmp_path, leave_out_unfinished=True))
+    assert outcome(tmp_path)["contrasts"][0]["seeds"] == [0, 1, 2]
+    printed = capsys.readouterr().out
+    assert all(f"left out, unfinished: {tmp_path / name / 'seed-3'}" in printed for name in ("all", "linear"))
+
+
 def test_power_speaks_in_seeds(tmp_path, capsys):
     write_experiment(tmp_path, {"all": 0.5, "linear": 0.45}, seeds=4)
     power.run(power.PowerSettings(experiment=tmp_path, contrast="all:linear"))
