@@ -124,6 +124,7 @@ class VllmEngine:
             raise EngineError(f"vLLM died while running {self.info.model}; finished chunks are kept, run the same command again") from error
 
     def close(self) -> None:
+        self._threads.run(_stop_reading(self._llm))
         self._llm.shutdown()
         self._llm = None  # its destructor shuts down once more, which fails noisily at interpreter exit
         self._threads.close()
@@ -132,6 +133,14 @@ class VllmEngine:
 async def _start(async_llm: Any, arguments: Any) -> Any:
     await asyncio.sleep(0)
     return async_llm.from_engine_args(arguments)
+
+
+async def _stop_reading(llm: Any) -> None:
+    """End the task that reads the core's outputs: vLLM ends the core first, and the task may report its death before it is told to go."""
+    reader = getattr(llm, "output_handler", None)
+    if reader is not None:
+        reader.cancel()
+        await asyncio.wait([reader], timeout=10)
 
 
 def _tokenizer(location: str, settings: EngineSettings) -> Any:
