@@ -39,7 +39,7 @@ _CHAIN = re.compile(r"[\d+\-*/() \t=]+")
 _REMARK = re.compile(r"[\s,.;:(]{0,6}[^.\n]{0,80}")
 MAX_CHAIN_CHARS = 400
 MAX_READINGS = 64
-_LEAD = r"^[\s,.;:()*→>!-]{0,6}"
+_LEAD = r"^[\s,.;:()*→>!—-]{0,6}(?:and (?=that|this|it))?"
 _DECIMALS = re.compile(r"^\.\d+(?:\.{3}|…)?")  # what follows the whole part of an inexact result
 _SAYING = (
     rf"(?:(?:that|this)(?:.s| is| gives| equals| makes)?(?: us)?|it.s|which (?:is|gives)|still|again|we get|we got|gives(?: us)?)?"

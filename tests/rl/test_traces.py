@@ -65,6 +65,8 @@ def test_steps_go_one_operation_at_a_time():
             12,
             {"verification": 2, "backtracking": 1},
         ),
+        ("9-3=6 — too low\n9/3=3, and that's not 12", (9, 3), 12, {"verification": 2, "backtracking": 1}),
+        ("9-3=6, and 3 not needed", (9, 3), 12, {"verification": 0}),
         ("7/2 = 3.5 (not 12)", (7, 2), 12, {"verification": 1}),
         ("5-70=-65, 28+(-65)=-37 no. 5+70-28=47", (5, 70, 28), 47, {"attempts": 2, "backtracking": 1}),
         ("1+2=3\n2-1=1\n2*1=2", (1, 2), 2, {"attempts": 3, "verification": 0, "implicit_verification": 3, "backtracking": 2}),
