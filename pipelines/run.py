@@ -113,7 +113,7 @@ def run(settings: RunSettings) -> None:
     built: dict[str, Any] = {
         name: build(kind, stage_settings(settings, name, kind, out), overrides.get(name, {})) for name, (kind, _) in commands.items()
     }
-    check_judge(settings)
+    check_judge(settings, built["verify"])
     preflight(built)
     planned = pipelines.plan.before_run(built["classify"], built["rewrite"], built["verify"])
     if planned:  # it was asked for once: the stages need not ask again
@@ -131,13 +131,16 @@ def run(settings: RunSettings) -> None:
         raise PartialFailure("; ".join(failures))
 
 
-def check_judge(settings: RunSettings) -> None:
-    """Raise UserError for a judge's model or address that its engine would not use."""
-    engine = settings.judge_engine or settings.label_engine
+def check_judge(settings: RunSettings, verify: VerifySettings) -> None:
+    """Raise UserError for a judge's model or address that its engine would not use, and for a key that would go to another's endpoint."""
+    engine = verify.cascade_engine if verify.engine == "cascade" else verify.engine
     if settings.judge_model is not None and engine == "student":
         raise UserError(f"--judge-model {settings.judge_model}: the student judges and uses no model; name an engine with --judge-engine")
-    if settings.judge_base_url is not None and engine not in ("openai", "cascade"):
-        raise UserError(f"--judge-base-url is for a judge behind an endpoint, not for the engine {engine}; use --judge-engine openai")
+    if settings.judge_base_url is not None and engine != "openai":
+        raise UserError(
+            f"--judge-base-url is for a judge behind an endpoint, not for the engine {engine}; use --judge-engine openai, "
+            "or a cascade onto one ([verify] cascade_engine in --stages)"
+        )
     elsewhere = settings.judge_base_url not in (None, settings.base_url) and not is_loopback(str(settings.judge_base_url))
     if elsewhere and settings.judge_api_key_env is None:
         raise UserError(

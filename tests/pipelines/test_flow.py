@@ -245,6 +245,10 @@ def test_stages_take_any_setting_from_a_file_and_refuse_unknown_ones(server: End
         (("--dose", "0.5", "--arms", "paper"), "--dose 0.5 needs siblings without behavior, which the arms paper do not have"),
         (("--judge-engine", "student", "--judge-model", "x"), "--judge-model x: the student judges and uses no model"),
         (("--judge-engine", "openai", "--judge-base-url", "https://x.example/v1"), "name the judge's with --judge-api-key-env"),
+        (
+            ("--judge-engine", "cascade", "--judge-base-url", "http://x"),
+            "not for the engine vllm; use --judge-engine openai, or a cascade onto one",
+        ),
         (("--judge-engine", "student", "--judge-base-url", "http://x"), "not for the engine student; use --judge-engine openai"),
         (("--push-to-hub", "sets"), "--push-to-hub 'sets' is not of the form user/name"),
     ],
