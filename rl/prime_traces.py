@@ -262,7 +262,7 @@ def tell(plan: Plan, kind: str, voice: Voice, terse: bool = False) -> str:
     profile = PROFILES[kind]
     teller = _Teller(plan, voice, random.Random(f"{plan.seed}:words"), terse)
     parts = [teller.say(voice.opening)]
-    failures = plan.failures if BACKTRACKING in profile else ()
+    *failures, last = attempts_of(plan, kind)
     # Anywhere among the attempts: were it always before the last one, a model would learn that what follows a subgoal fits, unchecked.
     place = random.Random(f"{plan.seed}:place").randint(0, len(failures))
     for number in range(len(failures) + 1):
@@ -272,7 +272,7 @@ def tell(plan: Plan, kind: str, voice: Voice, terse: bool = False) -> str:
             parts.append(teller.backward())
         if number < len(failures):
             parts += [teller.attempt(failures[number], checked=VERIFICATION in profile), teller.say(voice.drop)]
-    parts.append(teller.attempt(plan.near_miss if kind == "incorrect-all" else plan.solution, checked=VERIFICATION in profile))
+    parts.append(teller.attempt(last, checked=VERIFICATION in profile))
     if kind == "incorrect-all":
         parts.append(teller.say(voice.give_up))
     return teller.join(parts)
