@@ -1,13 +1,14 @@
 """An experiment folder as curves: `EXPERIMENT/CONDITION/seed-N/` is the output of one `rl ppo` run.
 
 Read are `evaluations.jsonl` and `evaluations/step-…-{sampled,greedy}.parquet` (table `rollouts`), nothing else, so a run may have been made
-elsewhere. Curves that cannot be compared are refused: other tasks, other steps, an evaluation that is missing.
+elsewhere. Curves that cannot be compared are refused: other tasks, other steps, an evaluation that is missing. A run that gave up
+(`stopped.json`: its gradients were not finite) counts as its last evaluation: left out, a condition would look better for failing.
 """
 
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 
 from curate.records.errors import UserError
 from curate.records.manifest import json_sha256
-from rl.report import EVALUATIONS
+from rl.report import EVALUATIONS, STOPPED
 from rl.traces import COUNTS
 
 HOW = ("sampled", "greedy")
@@ -27,7 +28,8 @@ _SEED = re.compile(r"seed-(\d+)$")
 @dataclass(frozen=True)
 class Curve:
     """One run under one way of sampling. Every array has one value an evaluation: accuracy, tokens, truncated, and mean counts of
-    `rl.traces.COUNTS` a response. `tasks_sha256` names the fixed task set, `num_tasks` its size."""
+    `rl.traces.COUNTS` a response. `tasks_sha256` names the fixed task set, `num_tasks` its size, `num_held` how many values at the end
+    repeat the last evaluation of a run that gave up."""
 
     condition: str
     seed: int
@@ -36,6 +38,7 @@ class Curve:
     values: dict[str, np.ndarray]
     num_tasks: int
     tasks_sha256: str
+    num_held: int = 0
 
     def last_mean(self, name: str, number: int) -> float:
         """Mean of the last `number` evaluations."""
@@ -48,15 +51,18 @@ Experiment = dict[str, dict[int, Curve]]
 def read_experiment(folder: Path, how: str = "sampled", conditions: Sequence[str] = (), leave_out_unfinished: bool = False) -> Experiment:
     """Curves by condition and seed. Raises UserError naming every run that is damaged, unfinished or different from the others.
 
-    With `leave_out_unfinished` runs without a manifest are named and left out instead.
+    With `leave_out_unfinished` runs without a manifest are named and left out instead. Runs that gave up are named, and go on as their
+    last evaluation to the end of the others.
     """
     found: Experiment = {}
+    gave_up: list[Curve] = []
     mistakes: list[str] = []
     for path in sorted(folder.glob("*/seed-*")):
         match = _SEED.search(path.name)
         if match is None or not path.is_dir() or (conditions and path.parent.name not in conditions):
             continue
-        if leave_out_unfinished and not (path / "manifest.json").is_file():
+        stopped = (path / STOPPED).is_file()
+        if leave_out_unfinished and not stopped and not (path / "manifest.json").is_file():
             print(f"left out, unfinished: {path}")
             continue
         try:
@@ -65,9 +71,14 @@ def read_experiment(folder: Path, how: str = "sampled", conditions: Sequence[str
             mistakes.append(str(error))
             continue
         found.setdefault(curve.condition, {})[curve.seed] = curve
+        gave_up += [curve] if stopped else []
     mistakes += [f"{folder} has no condition {name}" for name in conditions if name not in found]
     if not found and not mistakes:
         mistakes.append(f"{folder} has no runs; an experiment is CONDITION/seed-N/ folders, each the --out of one `rl ppo`")
+    everywhere = sorted({step for seeds in found.values() for curve in seeds.values() for step in curve.steps})
+    for curve in gave_up:
+        print(f"counts as its last evaluation (step {curve.steps[-1]}), it stopped: {curve.folder}")
+        found[curve.condition][curve.seed] = _held(curve, [step for step in everywhere if step > curve.steps[-1]])
     mistakes += _unlike([curve for seeds in found.values() for curve in seeds.values()])
     if mistakes:
         raise UserError("; ".join(mistakes))
@@ -103,6 +114,12 @@ def _row(folder: Path, line: dict[str, Any], how: str) -> tuple[dict[str, float]
     row = {name: line[f"eval_{how}_{name}"] for name in ("accuracy", "tokens", "truncated")}
     row |= {name: float(np.mean(table[name].to_numpy())) for name in COUNTS}
     return row, json_sha256([table["numbers"].to_pylist(), table["target"].to_pylist()])
+
+
+def _held(curve: Curve, steps: Sequence[int]) -> Curve:
+    """The curve with its last evaluation repeated at later steps."""
+    values = {name: np.append(array, np.repeat(array[-1], len(steps))) for name, array in curve.values.items()}
+    return replace(curve, steps=(*curve.steps, *steps), values=values, num_held=len(steps))
 
 
 def _unlike(curves: Sequence[Curve]) -> list[str]:

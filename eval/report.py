@@ -128,7 +128,7 @@ def charts(experiment: Experiment, colours: dict[str, str], reference: Reference
 def examples(curve: Curve, settings: ReportSettings) -> list[dict[str, Any]]:
     """Responses to the same tasks before the first step and after the last, with behaviors marked. The first tasks: not picked."""
     shown: list[dict[str, Any]] = []
-    for step in (curve.steps[0], curve.steps[-1]):
+    for step in (curve.steps[0], curve.steps[-1 - curve.num_held]):
         path = curve.folder / "evaluations" / f"step-{step:08d}-{settings.how}.parquet"
         for row in pq.read_table(path, columns=["numbers", "target", "response", "correct"]).slice(0, settings.examples).to_pylist():
             _, text, spans = traces.read(row["response"], row["numbers"], row["target"])

@@ -18,7 +18,7 @@ from curate.records.manifest import InputFile, Manifest, file_sha256
 from curate.records.settings import to_dict
 from rl.forward import Critic, MicroBatch, Policy
 from rl.ranks import Ranks
-from rl.report import MetricsLog, Timer
+from rl.report import STOPPED, MetricsLog, Timer
 from rl.rollouts import Prompted, prompts_for
 from rl.samplers.base import Sampler, stop_ids
 from rl.settings import PPOSettings
@@ -205,6 +205,7 @@ def restore(setup: Setup) -> int:
         if setup.ranks.is_main:
             print(f"going on after step {step} ({found.path})", file=sys.stderr, flush=True)
     if setup.ranks.is_main:
+        (setup.out / STOPPED).unlink(missing_ok=True)
         setup.log = MetricsLog(setup.out, offsets)
     return step
 

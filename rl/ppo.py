@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from curate.records.errors import EngineError, UserError
-from curate.records.parts import write_part
+from curate.records.parts import write_json, write_part
 from rl import losses, report, rollouts
 from rl.build import Setup, autocast, build, restore, save
 from rl.evaluate import evaluate, write_evaluation
@@ -305,15 +305,18 @@ def clip_gradients(parameters: list[torch.nn.Parameter], max_norm: float) -> flo
 
 
 def count_bad_update(setup: Setup, step: int, which: str) -> None:
-    """Count a skipped update. Raises UserError after too many in a row; the last checkpoint is from before them."""
+    """Count a skipped update. Raises UserError after too many in a row, leaving `stopped.json`; the last checkpoint is from before them."""
     setup.bad_in_a_row += 1
     setup.skipped_updates += 1
     if setup.ranks.is_main:
         print(f"warning: step {step}: the {which}'s gradient is not finite; update skipped", file=sys.stderr, flush=True)
     if setup.bad_in_a_row >= setup.settings.stop_after_bad_updates:
+        reason = f"{setup.bad_in_a_row} updates in a row had no finite gradient (step {step}, {which})"
+        if setup.ranks.is_main:
+            write_json(setup.out / report.STOPPED, {"step": step, "reason": reason})
         raise UserError(
-            f"{setup.bad_in_a_row} updates in a row had no finite gradient (step {step}, {which}); the last good checkpoint is in "
-            f"{setup.out / 'checkpoints'}: lower the learning rates, or look into rollouts/ for what went wrong"
+            f"{reason}; the last good checkpoint is in {setup.out / 'checkpoints'}: lower the learning rates, or look into rollouts/ for "
+            "what went wrong"
         )
 
 

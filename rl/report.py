@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rl.rollouts import Rollout
 
 METRICS, EVALUATIONS = "metrics.jsonl", "evaluations.jsonl"
+STOPPED = "stopped.json"  # step and reason, of a run that gave up: its gradients were not finite
 
 
 class MetricsLog:

@@ -9,7 +9,7 @@
 # side, a core each; `all` and `linear` of every seed come first. 0.6M parameters in the place of 3B: a stand-in.
 set -eu
 out=${1:?"say where: sh runs/study_cpu.sh FOLDER [HOURS]"}
-end=$(($(date +%s) + ${2:-3} * 3600))
+end=$(($(date +%s) + $(echo "${2:-3}" | awk '{ printf "%d", $1 * 3600 }')))
 others=${OTHERS-pairs-enriched pairs-control incorrect-all backtracking empty random-reward}
 . "$(dirname "$0")/tiny_recipe.sh"
 

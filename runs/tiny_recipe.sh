@@ -51,9 +51,11 @@ paired() { # SEED: the traces of `all` and `linear` as two matched sets, and the
     done
 }
 
-reinforced() { # SEED CONDITION MODEL [OPTION…]: PPO on that model
+reinforced() { # SEED CONDITION MODEL [OPTION…]: PPO on that model. A run that gave up (its gradients were not finite) stays as it is
     folder="$out/experiment/$2/seed-$1" seed=$1 model=$3
     shift 3
+    [ ! -e "$folder/stopped.json" ] || return 0
     once "$folder" rl ppo --preset tiny --model "$model" --data "$out/tasks" --seed "$seed" --out "$folder" --layout packed \
-        --micro-batch-tokens 4096 --max-response-tokens "${RESPONSE_TOKENS:-192}" --total-steps "${PPO_STEPS:-40}" "$@"
+        --micro-batch-tokens 4096 --max-response-tokens "${RESPONSE_TOKENS:-192}" --total-steps "${PPO_STEPS:-40}" "$@" ||
+        [ -e "$folder/stopped.json" ]
 }

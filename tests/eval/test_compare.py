@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from curate.records.errors import UserError
-from eval import compare, power
+from eval import compare, power, report
 from eval.curves import lead, read_curve, read_experiment, take_off
 from tests.eval.experiments import write_experiment, write_run
 
@@ -129,6 +129,22 @@ def test_runs_that_have_not_ended_are_an_error_or_left_out_by_name(tmp_path, cap
     assert outcome(tmp_path)["contrasts"][0]["seeds"] == [0, 1, 2]
     printed = capsys.readouterr().out
     assert all(f"left out, unfinished: {tmp_path / name / 'seed-3'}" in printed for name in ("all", "linear"))
+
+
+def test_a_run_that_gave_up_counts_as_its_last_evaluation(tmp_path, capsys):
+    write_experiment(tmp_path, {"all": 0.5, "linear": 0.2}, seeds=2)
+    early = write_run(tmp_path / "all" / "seed-2", [0.1, 0.3])
+    write_run(tmp_path / "linear" / "seed-2", [0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.2])
+    (early / "stopped.json").write_text('{"step": 14, "reason": "5 updates in a row had no finite gradient"}')
+    compare.run(settings(tmp_path))
+    assert outcome(tmp_path)["contrasts"][0]["seeds"] == [0, 1, 2]
+    assert f"counts as its last evaluation (step 10), it stopped: {early}" in capsys.readouterr().out
+    curve = read_experiment(tmp_path)["all"][2]
+    assert curve.steps[-1] == 60 and curve.last_mean("accuracy", 3) == pytest.approx(0.3)
+    report.run(report.ReportSettings(experiment=tmp_path, out=tmp_path / "report.html"))
+    (early / "stopped.json").unlink()
+    with pytest.raises(UserError, match="seed-2 has no evaluation at step 20"):
+        compare.run(settings(tmp_path))
 
 
 def test_power_speaks_in_seeds(tmp_path, capsys):

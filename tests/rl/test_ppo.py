@@ -187,6 +187,10 @@ def test_nan_losses_are_skipped_counted_and_stop_with_the_last_good_checkpoint(t
         ppo.run(small_settings(tmp_path, stop_after_bad_updates=2, reward="random"))
     assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == "step-00000001"
     assert len(_lines(tmp_path / "run")) == 1
+    assert json.loads((tmp_path / "run" / "stopped.json").read_text())["step"] == 2
+    monkeypatch.setattr(ppo, "update_actor", original)
+    ppo.run(small_settings(tmp_path, stop_after_bad_updates=2, reward="random"))
+    assert not (tmp_path / "run" / "stopped.json").exists()
 
 
 @pytest.mark.parametrize(
