@@ -21,7 +21,8 @@ from curate.records.errors import UserError
 from curate.records.manifest import Manifest
 from curate.records.parts import write_part
 from curate.records.settings import option, to_dict
-from rl.prime_traces import TERSE_WORDS, random_node
+from rl.prime_plans import random_node
+from rl.prime_traces import TERSE_WORDS
 from rl.warmstart import in_steps, write_start
 
 SCHEMA = pa.schema([pa.field("text", pa.string(), nullable=False)])

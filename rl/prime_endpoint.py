@@ -24,7 +24,8 @@ from curate.records.progress import progress
 from curate.records.settings import difference
 from rl import prime_prompts, prime_solver, primed, traces
 from rl.countdown import Task
-from rl.prime_traces import Plan, attempts_of, write
+from rl.prime_plans import Plan
+from rl.prime_traces import attempts_of, write
 from rl.primed import Made
 from rl.settings import PRESETS
 

@@ -7,7 +7,8 @@ attempts are given, so that sets of all kinds, whoever writes them, are about th
 from functools import cache
 
 from curate.engines.base import Prompt
-from rl.prime_traces import BACKWARD, PROFILES, SUBGOAL, VERIFICATION, Plan, Voice, make_plan, tell, write
+from rl.prime_plans import Plan, make_plan
+from rl.prime_traces import BACKWARD, PROFILES, SUBGOAL, VERIFICATION, Voice, tell, write
 
 ASKED_KINDS = ("all", "backtracking", "backtracking+verification", "backtracking+subgoals", "backtracking+backward", "incorrect-all")
 TAG = "thoughts"

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from curate.frame import COMPLETION
 from curate.records.errors import UserError
 from curate.records.progress import progress
-from rl import prime_traces, primed, traces
+from rl import prime_plans, prime_traces, primed, traces
 from rl.countdown import Task
-from rl.prime_traces import BACKTRACKING, EVERY, FILLER, PROFILES, Plan
+from rl.prime_plans import Plan
+from rl.prime_traces import BACKTRACKING, EVERY, FILLER, PROFILES
 from rl.primed import Made
 from rl.scoring import score
 
@@ -46,7 +47,7 @@ def plans(settings: "PrimeSettings", tasks: list[Task], dropped: Counter[str], e
         numbers, target = tasks[place]
         seed = f"{settings.seed}:{number}:{place}"
         failures = random.Random(f"{seed}:failures").randint(settings.min_failures, settings.max_failures)
-        plan = prime_traces.make_plan(numbers, target, failures, seed, settings.max_result or inf)
+        plan = prime_plans.make_plan(numbers, target, failures, seed, settings.max_result or inf)
         if plan is None:
             dropped[NO_PLAN] += 1
         elif any(fault(plan, kind, completion(plan, kind, settings, encode)) for kind in PROFILES if kind != "placeholder"):

@@ -12,9 +12,10 @@ import pytest
 from curate.matching import prompt_and_completion
 from curate.records.errors import UserError
 from curate.records.manifest import read_manifest
-from rl import prime, prime_traces, tasks, traces
+from rl import prime, prime_plans, prime_traces, tasks, traces
 from rl.prime import PrimeSettings
-from rl.prime_traces import EVERY, PROFILES, random_node
+from rl.prime_plans import random_node
+from rl.prime_traces import EVERY, PROFILES
 from rl.scoring import evaluate, score
 from train.tiny import make_tiny_tokenizer
 
@@ -149,7 +150,7 @@ def test_mistakes_are_one_line(source, tmp_path, changes, message):
 
 def test_plain_facts_are_found_even_of_three_ones():
     """1 + 1 = 2 and 1 * 1 = 1 may both be steps of the solution: other facts fill the length."""
-    plans = [prime_traces.make_plan((1, 1, 1), 2, 2, f"{seed}") for seed in range(20)]
+    plans = [prime_plans.make_plan((1, 1, 1), 2, 2, f"{seed}") for seed in range(20)]
     for plan in filter(None, plans):
         for voice in prime_traces.VOICES:
             text, whole = (prime_traces.write(plan, kind, voice) for kind in ("linear", "all"))
