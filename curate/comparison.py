@@ -47,6 +47,14 @@ def agreement(joined: "pl.DataFrame", behaviors: Sequence[str], threshold: float
     return rows
 
 
+def ways(first: Manifest, second: Manifest) -> tuple[str, str]:
+    """How each was labelled, in a few words: the mode, and engine and model where they differ."""
+    facts = [(str(one.settings.get("preset") or one.settings.get("mode") or "score"), one.engine, one.model) for one in (first, second)]
+    varied = [place for place in (1, 2) if facts[0][place] != facts[1][place]]
+    named = [" ".join([fact[0], *[Path(str(fact[place])).name for place in varied if fact[place]]]) for fact in facts]
+    return named[0], named[1]
+
+
 def cost(manifest: Manifest) -> dict[str, Any]:
     """What one labelling took, a document, by its manifest: seconds (the engine's start included), requests, tokens."""
     documents = max(manifest.rows_out, 1)

@@ -39,15 +39,15 @@ def wording_rows(labels: "pl.DataFrame", behaviors: Sequence[Behavior], threshol
     """One row a behavior and wording, over the documents without an error.
 
     `share` of documents at or above the threshold with Wilson's 95 % interval, `mean` probability, and against the behavior's own
-    question (wording 0): `kappa` (None where undefined) and `flipped`, the share of documents that get the other label.
+    question (wording 0): `kappa` (None where undefined), `flipped`, the share of documents that get the other label, and `spearman`, the
+    rank correlation of the probabilities, on which no threshold bears (None where one of them is constant).
     """
     good = labels.filter(labels["error"].is_null())
     rows = []
     for behavior in behaviors:
-        shown = said(good, behavior, threshold)
+        shown, scores = said(good, behavior, threshold), probabilities(good, behavior)
         for number, text in enumerate(behavior.wordings):
             low, high = wilson(int(shown[number].sum()), good.height)
-            mean = good[f"{wording_name(behavior.name, number)}_score"].cast(float).mean()
             rows.append(
                 {
                     "behavior": behavior.name,
@@ -58,9 +58,11 @@ def wording_rows(labels: "pl.DataFrame", behaviors: Sequence[Behavior], threshol
                     "share": float(shown[number].mean()) if good.height else None,
                     "low": low,
                     "high": high,
-                    "mean": mean,
+                    "mean": float(scores[number].mean()) if good.height else None,
+                    "highest": float(scores[number].max()) if good.height else None,
                     "kappa": kappa(shown[0], shown[number]) if number else None,
                     "flipped": float((shown[0] != shown[number]).mean()) if good.height else None,
+                    "spearman": rank_correlation(scores[0], scores[number]) if number else None,
                 }
             )
     return rows
@@ -86,5 +88,19 @@ def spread(labels: "pl.DataFrame", behavior: Behavior, threshold: float) -> dict
 
 def said(labels: "pl.DataFrame", behavior: Behavior, threshold: float) -> np.ndarray:
     """Whether each wording labels each document, shape (wordings, documents)."""
+    return probabilities(labels, behavior) >= threshold
+
+
+def probabilities(labels: "pl.DataFrame", behavior: Behavior) -> np.ndarray:
+    """What each wording gives each document, shape (wordings, documents)."""
     columns = [f"{wording_name(behavior.name, number)}_score" for number in range(len(behavior.wordings))]
-    return np.array([(labels[column] >= threshold).to_numpy() for column in columns]).reshape(len(columns), labels.height)
+    return np.array([labels[column].cast(float).to_numpy() for column in columns]).reshape(len(columns), labels.height)
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
+    """Spearman's, or None where one of them is constant."""
+    from scipy.stats import spearmanr
+
+    if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return None
+    return float(spearmanr(first, second).statistic)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from curate.comparison import IDENTITY, CompareSettings, agreement, cost
+from curate.comparison import IDENTITY, CompareSettings, agreement, cost, ways
 from curate.records import schemas
 from curate.records.command import require
 from curate.records.errors import UserError
@@ -38,7 +38,7 @@ def compare(settings: CompareSettings) -> Manifest:
         raise UserError(f"none of the {common.height} common documents has a label without an error in both; see their column error")
     rows = agreement(good, behaviors, settings.threshold)
     costs = [cost(manifest) for manifest in manifests]
-    names = [way(manifest) for manifest in manifests]
+    names = ways(*manifests)
     show(rows, costs, names)
     dropped = {"labelled": good.height, "error in one of them": common.height - good.height, "only in one": first.height - common.height}
     notes = {
@@ -54,20 +54,16 @@ def compare(settings: CompareSettings) -> Manifest:
     )
 
 
-def way(manifest: Manifest) -> str:
-    """How the labels were made, in a word."""
-    return str(manifest.settings.get("preset") or manifest.settings.get("mode") or "score")
-
-
-def show(rows: list[dict[str, Any]], costs: list[dict[str, Any]], names: list[str]) -> None:
+def show(rows: list[dict[str, Any]], costs: list[dict[str, Any]], names: tuple[str, str]) -> None:
     """The table for a terminal."""
-    print(f"{'':28} {names[0]:>12} {names[1]:>12}")
+    width = max(12, *map(len, names))
+    print(f"{'':28} {names[0]:>{width}} {names[1]:>{width}}")
     for key in costs[0]:
         values = [f"{one[key]:,.2f}" if isinstance(one[key], float) else f"{one[key]:,}" for one in costs]
-        print(f"{key.replace('_', ' '):28} {values[0]:>12} {values[1]:>12}")
+        print(f"{key.replace('_', ' '):28} {values[0]:>{width}} {values[1]:>{width}}")
     for row in rows:
         agreed = "undefined" if row["kappa"] is None else f"{row['kappa']:.2f}"
         print(
-            f"{row['behavior'] + ' shown':28} {row['share_first']:12.1%} {row['share_second']:12.1%}  kappa {agreed}, "
+            f"{row['behavior'] + ' shown':28} {row['share_first']:{width}.1%} {row['share_second']:{width}.1%}  kappa {agreed}, "
             f"{row['differ']:.1%} of {row['documents']} documents differ"
         )

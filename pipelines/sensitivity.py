@@ -1,6 +1,7 @@
 """`curate sensitivity` as a pipeline: read the corpus, label with every wording, write, compare the wordings."""
 
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from curate.records.parts import write_part
 from curate.sensitivity import SensitivitySettings, check, spread, wording_rows
 from pipelines.classify import label_corpus
 from pipelines.stage import finish
+from pipelines.steps import error_kind
 
 TABLE_FILE = "wordings.parquet"
 
@@ -21,8 +23,8 @@ def sensitivity(settings: SensitivitySettings) -> Manifest:
     """How far labels and prevalence hang on the wording: labels the same documents with each wording of each question.
 
     The wordings of a window are asked one after the other, so the window is read once. Writes every label (columns
-    `<behavior>~<wording>_score`) and `wordings.parquet`: prevalence for each wording with its interval, kappa and the share of flipped
-    labels against the behavior's own question.
+    `<behavior>~<wording>_score`) and `wordings.parquet`: prevalence for each wording with its interval; kappa, the share of flipped
+    labels and the rank correlation of the probabilities against the behavior's own question.
     """
     started = time.monotonic()
     settings = settings.resolved()
@@ -37,6 +39,9 @@ def sensitivity(settings: SensitivitySettings) -> Manifest:
         spreads = [spread(labels, behavior, settings.threshold) for behavior in behaviors]
         write_part(Path(done.ledger.folder) / TABLE_FILE, pa.Table.from_pylist(rows))
         show(rows, spreads)
+        if broken := labels.height - rows[0]["documents"]:
+            kinds = Counter(error_kind(error) for error in labels["error"].drop_nulls())
+            print(f"left out, with an error: {broken} of {labels.height} documents ({'; '.join(f'{n} {why}' for why, n in kinds.items())})")
         notes |= {"wordings": rows, "spread": spreads}
     return finish(done.ledger, settings, started, done.failed, done.prompt_hash, notes)
 
@@ -51,10 +56,15 @@ def show(rows: list[dict[str, Any]], spreads: list[dict[str, Any]]) -> None:
             f"{own[0]['documents']} documents disputed; kappa between wordings {number(about['mean_kappa'])} (least "
             f"{number(about['least_kappa'])})"
         )
-        for row in own:
-            against = (
-                f"  kappa {number(row['kappa'])}  flipped {percent(row['flipped'])}" if row["wording"] else "  the question as it is asked"
+        if own[0]["documents"] and not about["highest"]:
+            most = max(row["highest"] for row in own)
+            print(
+                f"  no probability reaches --threshold {own[0]['threshold']:g}, the highest is {most:.2f}: see the rank correlation alone"
             )
+        for row in own:
+            against = "  the question as it is asked"
+            if row["wording"]:
+                against = f"  kappa {number(row['kappa'])}  flipped {percent(row['flipped'])}  rank {number(row['spearman'])}"
             share = "no document" if row["share"] is None else f"{row['share']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
             print(f"  {row['wording']}  {share}  mean {number(row['mean'])}{against}  {row['text']}")
 

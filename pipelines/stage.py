@@ -160,7 +160,7 @@ def write_table(
     `also_hashed` names what changes the result and is neither a setting nor an input.
     The table is one part, or as many equal ones as it takes for none to have more than `shard_rows` rows.
     """
-    hashed = {**to_dict(settings, hashed_only=True), "inputs": sorted(file.sha256 for file in files), **(also_hashed or {})}
+    hashed = hashed_of(settings, files, also_hashed)
     refuse_other(out, stage, hashed)
     footer = {"stage": stage, "settings_hash": json_sha256(hashed)}
     shards = max(1, -(-table.num_rows // shard_rows)) if shard_rows else 1
@@ -185,6 +185,11 @@ def write_table(
     )
     manifest.write(out)
     return manifest
+
+
+def hashed_of(settings: Any, files: list[InputFile], also_hashed: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What the output of such a stage depends on: settings, the content of its inputs, and what else is named."""
+    return {**to_dict(settings, hashed_only=True), "inputs": sorted(file.sha256 for file in files), **(also_hashed or {})}
 
 
 def refuse_other(out: Path, stage: str, hashed: dict[str, Any]) -> None:

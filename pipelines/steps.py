@@ -5,6 +5,7 @@ used, or None). A transform adds `rows` (0 or more rows to write), and, where th
 """
 
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -178,9 +179,8 @@ class Heartbeat:
 
 
 def error_kind(error: str) -> str:
-    """An error message with its numbers and quotes left out, so that like errors are counted together."""
-    words = [word for word in error.split() if not any(character.isdigit() for character in word)]
-    return " ".join(words)[:80]
+    """An error message with N for each number, so that like errors are counted together."""
+    return re.sub(r"\S*\d[^\s:;,]*", "N", " ".join(error.split()))[:80]
 
 
 def _rows_by_chunk(chunks: list[Chunk], columns: tuple[str, ...] | None) -> Iterator[tuple[Chunk, list[Row]]]:

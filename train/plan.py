@@ -192,8 +192,8 @@ def _work(settings: PlanSettings, context: int) -> tuple[int, int, int, int]:
     if settings.data is None:
         raise UserError("--data or --tokens is needed")
     from train.data import load_documents
-    from train.loop import make_batches
     from train.model import load_tokenizer
+    from train.rows import make_batches
 
     tokenizer = load_tokenizer(settings.model)
     documents = load_documents(Path(settings.data), tokenizer, loss=settings.loss or "completion", bos=settings.bos or "auto")

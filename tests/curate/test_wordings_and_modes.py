@@ -12,6 +12,8 @@ from sklearn.metrics import cohen_kappa_score
 
 from curate.agreement import kappa
 from curate.behaviors import load_behaviors
+from curate.comparison import ways
+from curate.records.manifest import Manifest
 from curate.sensitivity import spread, wording_rows
 from tests.curate.test_rationale import ANSWERS, judge
 from tests.endpoint import Endpoint
@@ -51,6 +53,9 @@ def test_wordings_by_hand() -> None:
     assert rows[0]["kappa"] is None and rows[1]["kappa"] == 1 and rows[3]["kappa"] == 0
     assert rows[2]["kappa"] == pytest.approx((0.3 - 0.5) / (1 - 0.5))
     assert all(row["documents"] == 10 and row["low"] <= row["share"] <= row["high"] for row in rows)
+    assert [row["highest"] for row in rows] == pytest.approx([0.9, 0.9, 0.8, 0.1])
+    assert rows[0]["spearman"] is None and rows[1]["spearman"] == pytest.approx(1) and rows[3]["spearman"] is None
+    assert rows[2]["spearman"] == pytest.approx(-0.5)  # of two binary rankings: phi of 2 in 10 and 5 in 10, disjoint
     about = spread(labels, behavior, 0.5)
     assert (about["lowest"], about["highest"], about["disputed"]) == pytest.approx((0.0, 0.5, 0.7))
     assert about["least_kappa"] == pytest.approx(-0.4)
@@ -121,6 +126,15 @@ def test_two_modes_of_the_same_documents_side_by_side(tmp_path: Path) -> None:
     first = rows_of(tmp_path / "c")[0]
     assert (first["behavior"], first["only_first"], first["only_second"]) == ("verification", 0, 5)
     json.dumps(manifest.notes)
+
+
+def test_what_differs_names_the_two_ways() -> None:
+    big, small = (
+        Manifest("classify", {"mode": "score"}, engine="vllm", model=name) for name in ("Qwen/Qwen2.5-32B-Instruct", "smollm2-135m")
+    )
+    assert ways(big, small) == ("score Qwen2.5-32B-Instruct", "score smollm2-135m")
+    assert ways(small, Manifest("classify", {"mode": "score"}, engine="student")) == ("score vllm smollm2-135m", "score student")
+    assert ways(small, Manifest("classify", {"preset": "four-habits"}, engine="vllm", model="smollm2-135m")) == ("score", "four-habits")
 
 
 def test_labels_of_other_documents_are_refused(tmp_path: Path) -> None:
