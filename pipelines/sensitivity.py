@@ -41,7 +41,8 @@ def sensitivity(settings: SensitivitySettings) -> Manifest:
         show(rows, spreads)
         if broken := labels.height - rows[0]["documents"]:
             kinds = Counter(error_kind(error) for error in labels["error"].drop_nulls())
-            print(f"left out, with an error: {broken} of {labels.height} documents ({'; '.join(f'{n} {why}' for why, n in kinds.items())})")
+            reasons = "; ".join(f"{why}: {count}" for why, count in kinds.items())
+            print(f"left out, with an error: {broken} of {labels.height} documents ({reasons})")
         notes |= {"wordings": rows, "spread": spreads}
     return finish(done.ledger, settings, started, done.failed, done.prompt_hash, notes)
 
@@ -58,9 +59,7 @@ def show(rows: list[dict[str, Any]], spreads: list[dict[str, Any]]) -> None:
         )
         if own[0]["documents"] and not about["highest"]:
             most = max(row["highest"] for row in own)
-            print(
-                f"  no probability reaches --threshold {own[0]['threshold']:g}, the highest is {most:.2f}: see the rank correlation alone"
-            )
+            print(f"  no probability reaches --threshold {own[0]['threshold']:g}, the highest is {most:.3f}: see the rank correlation")
         for row in own:
             against = "  the question as it is asked"
             if row["wording"]:

@@ -180,7 +180,7 @@ class Heartbeat:
 
 def error_kind(error: str) -> str:
     """An error message with N for each number, so that like errors are counted together."""
-    return re.sub(r"\S*\d[^\s:;,]*", "N", " ".join(error.split()))[:80]
+    return re.sub(r"\S*\d[^\s:;,]*", "N", " ".join(error.split()))[:120]
 
 
 def _rows_by_chunk(chunks: list[Chunk], columns: tuple[str, ...] | None) -> Iterator[tuple[Chunk, list[Row]]]:
