@@ -1,6 +1,7 @@
 """`curate compare` as a command: two label tables in, one table of agreement and cost out."""
 
 import time
+from collections import Counter
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ from curate.records.command import require
 from curate.records.errors import UserError
 from curate.records.manifest import Manifest, read_manifest
 from pipelines.stage import read_table, write_table
+from pipelines.steps import error_kind
 
 
 def compare(settings: CompareSettings) -> Manifest:
@@ -34,11 +36,17 @@ def compare(settings: CompareSettings) -> Manifest:
         missing = "document" if common.is_empty() else "behavior"
         raise UserError(f"{folders[0]} and {folders[1]} have no {missing} in common: label the same --dataset both times")
     good = common.filter(common["error"].is_null() & common["error_second"].is_null())
-    if good.is_empty():
-        raise UserError(f"none of the {common.height} common documents has a label without an error in both; see their column error")
-    rows = agreement(good, behaviors, settings.threshold)
     costs = [cost(manifest) for manifest in manifests]
     names = ways(*manifests)
+    if good.is_empty():
+        show([], costs, names)  # what they took is known all the same
+        reasons = "; ".join(
+            f"{folder}: {', '.join(f'{why} ({count})' for why, count in Counter(map(error_kind, errors)).most_common(3))}"
+            for folder, errors in zip(folders, (common["error"].drop_nulls(), common["error_second"].drop_nulls()))
+            if len(errors)
+        )
+        raise UserError(f"none of the {common.height} common documents has a label without an error in both: {reasons}")
+    rows = agreement(good, behaviors, settings.threshold)
     show(rows, costs, names)
     dropped = {"labelled": good.height, "error in one of them": common.height - good.height, "only in one": first.height - common.height}
     notes = {

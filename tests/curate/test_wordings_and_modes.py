@@ -128,6 +128,17 @@ def test_two_modes_of_the_same_documents_side_by_side(tmp_path: Path) -> None:
     json.dumps(manifest.notes)
 
 
+def test_where_no_label_is_whole_the_cost_is_shown_and_the_reasons_counted(tmp_path: Path) -> None:
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", documents(3))
+    with Endpoint() as server:
+        assert classify(server.url, tmp_path / "a", "--dataset", corpus).exit_code == 0
+    with judge({**ANSWERS, "verification": "It is checked.", "backtracking": "<count>0</count>"}) as server:
+        classify(server.url, tmp_path / "b", "--dataset", corpus, "--mode", "rationale")
+    result = curate("compare", "--first", tmp_path / "a", "--second", tmp_path / "b", "--out", tmp_path / "c")
+    assert result.exit_code == 2 and "generated tokens per document" in result.stdout
+    assert f"{tmp_path / 'b'}: N of N questions failed: the rationale has no count (3)" in error_line(result)
+
+
 def test_what_differs_names_the_two_ways() -> None:
     big, small = (
         Manifest("classify", {"mode": "score"}, engine="vllm", model=name) for name in ("Qwen/Qwen2.5-32B-Instruct", "smollm2-135m")
