@@ -277,7 +277,7 @@ def notes_of(table: pl.DataFrame, report: dict[str, Any], manifest: Manifest) ->
 
 def show(report: dict[str, Any]) -> None:
     def interval(low: float | None, high: float | None) -> str:
-        return "" if low is None else f"[{low:.2f}, {high:.2f}]"
+        return "(too few items for an interval)" if low is None else f"[{low:.2f}, {high:.2f}]"
 
     for line in report["notes"]:
         print(f"note: {line}")

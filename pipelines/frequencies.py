@@ -17,7 +17,7 @@ from curate.records.command import require
 from curate.records.errors import UserError
 from curate.records.manifest import InputFile, Manifest, file_sha256
 from pipelines.classify import classify
-from pipelines.stage import read_table, write_table
+from pipelines.stage import hashed_of, read_table, refuse_other, write_table
 
 TABLE = pa.schema(
     [
@@ -54,6 +54,7 @@ def frequencies(settings: FrequenciesSettings) -> Manifest:
         notes = warnings(gold, labels, kind, corrected)
         rows += corrected
         files = [*files, *gold_files(settings.gold)]
+    refuse_other(out, "frequencies", hashed_of(settings, files))
     rows.sort(key=lambda row: behaviors.index(row["behavior"]))
     show(rows, settings, notes)
     table = pa.Table.from_pylist(rows, schema=TABLE)

@@ -118,7 +118,9 @@ def part_files(folder: Path, stage: str | None = None) -> list[InputFile]:
 
     manifest = read_manifest(folder)
     if stage is not None and manifest.stage != stage:
-        raise UserError(f"{folder} was written by `{manifest.stage}`; the output of `{stage}` is needed here")
+        inside = [path.parent for path in sorted(folder.glob("*/manifest.json")) if read_manifest(path.parent).stage == stage]
+        hint = f": {inside[0]}" if inside else ""
+        raise UserError(f"{folder} was written by `{manifest.stage}`; the output of `{stage}` is needed here{hint}")
     parts = sorted((folder / "parts").glob("*.parquet"))
     for part in parts:
         read_footer(part)  # a damaged part is named

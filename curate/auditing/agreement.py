@@ -10,12 +10,14 @@ import numpy as np
 from curate.estimation import designed
 
 RESAMPLES = 2000
+LEAST_ITEMS = 10  # for an interval: resampling fewer says nothing of how far kappa may be off
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Cohen's kappa with its 95 % bootstrap interval; None where it is not defined (all answers alike). `weighted` is kappa at the
-    natural frequencies of the documents; the plain one is of the sample, in which behaviors are more common."""
+    """Cohen's kappa with its 95 % bootstrap interval. Kappa is None where it is not defined (all answers alike), the interval also for
+    fewer than LEAST_ITEMS items. `weighted` is kappa at the natural frequencies of the documents; the plain one is of the sample, in
+    which behaviors are more common."""
 
     items: int
     agreement: float | None
@@ -39,13 +41,22 @@ def kappa(cells: np.ndarray) -> np.ndarray:
 def agree(first: np.ndarray, second: np.ndarray, weights: np.ndarray, strata: np.ndarray, rng: np.random.Generator) -> Agreement:
     """Agreement of two judges (bool, shape (n,)) on items of a stratified sample, whose weights are equal within a stratum.
 
-    The bootstrap draws items with replacement within strata; because only the four cells matter, that is a multinomial a stratum.
+    The bootstrap draws items with replacement within strata; because only the four cells matter, that is a multinomial a stratum. Strata
+    with a single item are drawn from together: by themselves they would seem to have no spread.
     """
     if len(first) == 0:
         return Agreement(0, None, None, None, None, None, None, None)
     codes = 2 * first.astype(np.int64) + second.astype(np.int64)
     plain, natural = np.zeros((RESAMPLES + 1, 4)), np.zeros((RESAMPLES + 1, 4))  # row 0: the sample itself
-    for stratum in np.unique(strata):
+    names, sizes = np.unique(strata, return_counts=True)
+    single = np.isin(strata, names[sizes == 1])
+    if single.any():
+        places = np.flatnonzero(single)
+        drawn = np.vstack([np.arange(len(places)), rng.integers(len(places), size=(RESAMPLES, len(places)))])
+        shown = np.eye(4)[codes[places]]
+        plain += shown[drawn].sum(axis=1)
+        natural += (shown * weights[places, None])[drawn].sum(axis=1)
+    for stratum in names[sizes > 1]:
         inside = strata == stratum
         counts = np.bincount(codes[inside], minlength=4)
         drawn = np.vstack([counts, rng.multinomial(counts.sum(), counts / counts.sum(), size=RESAMPLES)])
@@ -55,7 +66,8 @@ def agree(first: np.ndarray, second: np.ndarray, weights: np.ndarray, strata: np
     for cells in (plain, natural):
         values = kappa(cells)
         sound = values[1:][~np.isnan(values[1:])]
-        interval = np.percentile(sound, [2.5, 97.5]).tolist() if len(sound) and not np.isnan(values[0]) else [None, None]
+        enough = len(first) >= LEAST_ITEMS and len(sound) and not np.isnan(values[0])
+        interval = np.percentile(sound, [2.5, 97.5]).tolist() if enough else [None, None]
         ends += [None if np.isnan(values[0]) else float(values[0]), *interval]
     return Agreement(len(first), float(np.mean(first == second)), *ends)
 

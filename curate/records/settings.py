@@ -17,6 +17,7 @@ from curate.records.errors import UserError
 from curate.records.manifest import json_sha256
 
 S = TypeVar("S")
+LONGEST_TOLD = 100  # characters of a list in an error
 
 
 def option(
@@ -64,9 +65,16 @@ def settings_hash(settings: Any) -> str:
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """One line that names each setting with another value: `seed: 0 -> 1, model: "a" -> "b"`."""
-    keys = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
-    return ", ".join(f"{key}: {json.dumps(old.get(key))} -> {json.dumps(new.get(key))}" for key in keys)
+    """One line that names each setting with another value: `seed: 0 -> 1, model: "a" -> "b"`; of long lists how much differs."""
+    return ", ".join(_changed(key, old.get(key), new.get(key)) for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key))
+
+
+def _changed(key: str, before: Any, after: Any) -> str:
+    told = json.dumps(before), json.dumps(after)
+    if isinstance(before, list) and isinstance(after, list) and max(map(len, told)) > LONGEST_TOLD:
+        gone, come = sum(item not in after for item in before), sum(item not in before for item in after)
+        return f"{key}: {gone} of {len(before)} gone, {come} new" if gone or come else f"{key}: in another order"
+    return f"{key}: {told[0]} -> {told[1]}"
 
 
 def build(settings_class: type[S], *layers: Mapping[str, Any]) -> S:

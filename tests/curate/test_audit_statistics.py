@@ -134,3 +134,14 @@ def test_calibration_is_read_at_natural_frequencies() -> None:
     low, high = calibration(answers(ann=[1, 1, 1, 0, 0, 1]), [0.0, 0.5, 1.0])
     assert (low["items"], low["mean_score"], low["share"]) == (2, pytest.approx(0.1), 0.5)
     assert (high["items"], high["share"]) == (4, 0.75) and high["low"] < 0.75 < high["high"]
+
+
+def test_strata_of_one_item_and_a_handful_of_items_claim_no_certainty() -> None:
+    rng = np.random.default_rng(0)
+    first, second = np.arange(12) % 2 == 0, np.arange(12) % 3 == 0
+    alone, one = (agree(first, second, np.ones(12), strata, rng) for strata in (np.arange(12).astype(str), np.full(12, "all")))
+    assert alone.kappa == one.kappa and alone.low is not None and one.low is not None
+    assert alone.low == pytest.approx(one.low, abs=0.05) and alone.high == pytest.approx(one.high, abs=0.05) and alone.low < alone.high
+    assert alone.weighted_low == pytest.approx(alone.low)
+    few = agree(first[:9], second[:9], np.ones(9), np.full(9, "all"), rng)
+    assert few.kappa is not None and few.low is None and few.weighted_high is None

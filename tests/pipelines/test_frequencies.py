@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -169,6 +170,18 @@ def test_gold_from_elsewhere_is_labelled_by_the_same_judge_and_gives_rogan_glade
 def test_gold_that_cannot_be_used_is_one_line(labels: Path, tmp_path: Path, gold: list[Any], message: str) -> None:
     result = curate("frequencies", "--labels", labels, "--gold", write_jsonl(tmp_path / "g.jsonl", gold), "--out", tmp_path / "f")
     assert result.exit_code == 2 and message in error_line(result)
+
+
+def test_a_folder_of_other_settings_is_refused_before_anything_is_shown(labels: Path, tmp_path: Path) -> None:
+    assert curate("frequencies", "--labels", labels, "--out", tmp_path / "f").exit_code == 0
+    gold = write_jsonl(tmp_path / "g.jsonl", [{"text": row["text"], **truth(int(row["id"][1:]))} for row in documents(60)])
+    result = curate("frequencies", "--labels", labels, "--gold", gold, "--out", tmp_path / "f")
+    assert result.exit_code == 2 and not result.stdout and "gold: null ->" in error_line(result)
+    (tmp_path / "study").mkdir()
+    shutil.copytree(labels, tmp_path / "study" / "labels")
+    shutil.copy(tmp_path / "f" / "manifest.json", tmp_path / "study")
+    result = curate("select", "--labels", tmp_path / "study", "--out", tmp_path / "s")
+    assert error_line(result).endswith(f"the output of `classify` is needed here: {tmp_path / 'study' / 'labels'}")
 
 
 def test_half_known_gold_and_mixed_demands_are_refused(labels: Path, tmp_path: Path) -> None:

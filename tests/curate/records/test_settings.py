@@ -130,3 +130,10 @@ def test_a_manifest_gives_its_settings_to_its_own_stage_only(tmp_path: Path) -> 
         path.write_text(text)
         with pytest.raises(UserError, match="is not a manifest of ours"):
             settings_from_manifest(path, "select")
+
+
+def test_long_lists_that_differ_are_counted_not_printed() -> None:
+    before = {"seed": 0, "words": ["a"], "inputs": ["f" * 64, "e" * 64]}
+    assert difference(before, {**before, "inputs": ["f" * 64, "0" * 64, "1" * 64]}) == "inputs: 1 of 2 gone, 2 new"
+    assert difference(before, {**before, "inputs": before["inputs"][::-1]}) == "inputs: in another order"
+    assert difference(before, {**before, "seed": 1, "words": ["b"]}) == 'seed: 0 -> 1, words: ["a"] -> ["b"]'
