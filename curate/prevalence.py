@@ -1,6 +1,6 @@
 """`curate frequencies`: how often each behavior occurs in a corpus, with intervals, corrected by gold labels where there are any."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,23 +43,41 @@ class FrequenciesSettings(ClassifySettings):
     threshold: float = option(0.5, "A behavior counts as shown from this probability.")
 
 
-def frequencies(labels: "pl.DataFrame", behaviors: Sequence[str], threshold: float) -> list[dict[str, Any]]:
+def frequencies(
+    labels: "pl.DataFrame", behaviors: Sequence[str], threshold: float, shift: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
     """One row a behavior and estimate: `naive`, the share of documents at or above the threshold (Wilson's 95 % interval), and `mean`
-    probability (normal 95 % interval), over rows without an error. Both are the judge's view: no gold label has corrected them."""
+    probability (normal 95 % interval), over rows without an error. Both are the judge's view: no gold label has corrected them.
+
+    `shift` is what a student adds to the log-odds of its probabilities for its scores; for `mean` it is taken back.
+    """
     rows = []
     for name in behaviors:
-        scores = labels.filter(labels["error"].is_null())[f"{name}_score"].cast(float).drop_nulls()
+        good = labels.filter(labels["error"].is_null() & labels[f"{name}_score"].is_not_null())
+        scores = good[f"{name}_score"].cast(float)
         count = scores.len()
         shown = int((scores >= threshold).sum())
         low, high = wilson(shown, count)
         about = _row(name, count, threshold)
         rows.append({**about, "estimate": "naive", "value": shown / count if count else None, "low": low, "high": high})
-        mean = float(scores.mean() or 0.0)  # type: ignore[arg-type]
-        half = 1.959964 * float(scores.std() or 0.0) / count**0.5 if count > 1 else 1.0  # type: ignore[arg-type]
+        values = scores.to_numpy()
+        if shift:
+            moved = unshifted(values, shift[name])
+            if "cascade" in good.columns:  # a language model's probabilities are as they are
+                moved = np.where((good["cascade"].struct.field("judge") == "student").to_numpy(), moved, values)
+            values = moved
+        mean = float(values.mean()) if count else 0.0
+        half = 1.959964 * float(values.std(ddof=1) if count > 1 else 0.0) / count**0.5 if count > 1 else 1.0  # type: ignore[arg-type]
         rows.append(
             {**about, "estimate": "mean", "value": mean if count else None, "low": max(mean - half, 0.0), "high": min(mean + half, 1.0)}
         )
     return rows
+
+
+def unshifted(scores: np.ndarray, shift: float) -> np.ndarray:
+    """A student's probabilities from its scores: sigmoid(logit(score) - shift)."""
+    with np.errstate(divide="ignore"):
+        return 1 / (1 + np.exp(shift - np.log(scores) + np.log1p(-scores)))
 
 
 def match_gold(gold: "pl.DataFrame", labels: "pl.DataFrame", behaviors: Sequence[str], also: Sequence[str] = ()) -> "pl.DataFrame":

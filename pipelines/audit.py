@@ -115,6 +115,7 @@ def draw_sample(settings: AuditSettings, folder: Path) -> None:
         "flagged_from": settings.threshold,
         "strata": dict(chosen.select("stratum", "stratum_documents").unique().sort("stratum").iter_rows()),
         "label_model": manifest.model,
+        "score_shift": manifest.notes.get("score_shift", {}) if manifest.engine == "student" else {},
     }
     dropped = {reason: count for reason, count in dropped.items() if count}
     write_table(folder, SAMPLE_STAGE, settings, chosen.to_arrow(), files, labels.height, dropped, started, notes)
@@ -248,7 +249,7 @@ def summarise(settings: AuditSettings, out: Path, items: list[dict[str, Any]], b
             if row[2] is not None:
                 truth[row[0]][position[row[1]]] = float(row[2])
         scores = np.array([item[f"{name}_score"] for item in items], dtype=np.float64)
-        answers = agreement.Answers(name, truth, scores, strata, documents)
+        answers = agreement.Answers(name, truth, scores, strata, documents, drawn.notes["score_shift"].get(name, 0.0))
         report["between_annotators"] += agreement.between_annotators(answers, rng)
         report["against_labels"] += agreement.against_labels(answers, settings.threshold, rng)
         report["calibration"] += agreement.calibration(answers, edges)

@@ -13,7 +13,7 @@ from curate.records.settings import to_dict
 from pipelines.executors import RunOptions, execute
 from pipelines.ledger import Ledger, make_chunks
 from pipelines.plan import before_labelling
-from pipelines.stage import begin, engine_identity, finish, student_identity
+from pipelines.stage import begin, engine_identity, finish, score_shift, student_identity
 from pipelines.steps import ReadCorpus, WriteChunks
 
 
@@ -39,7 +39,7 @@ def classify(settings: ClassifySettings, planned: bool = False) -> Manifest:
     started = time.monotonic()
     settings = settings.resolved()
     done = label_corpus(settings, "classify", settings.labelling(), planned)
-    notes = {"behaviors": done.names, "copies_skipped": done.copies}
+    notes = {"behaviors": done.names, "copies_skipped": done.copies, **score_shift(settings, done.names)}
     return finish(done.ledger, settings, started, done.failed, done.prompt_hash, notes)
 
 

@@ -15,7 +15,7 @@ from curate.prevalence import frequencies as estimate
 from curate.records import schemas
 from curate.records.command import require
 from curate.records.errors import UserError
-from curate.records.manifest import InputFile, Manifest, file_sha256
+from curate.records.manifest import InputFile, Manifest, file_sha256, read_manifest
 from pipelines.classify import classify
 from pipelines.stage import hashed_of, read_table, refuse_other, write_table
 
@@ -36,8 +36,9 @@ def frequencies(settings: FrequenciesSettings) -> Manifest:
 
     `--labels` counts labels that exist; without it `--dataset` is labelled first, as by `curate classify` and with all its options:
     `--dataset openwebmath --sample 200000` is the study of the paper, on rows drawn uniformly from all. Estimates: `naive` (share at
-    or above --threshold) and `mean` (probability) are the judge's; `ppi` is prediction-powered by gold labels of this corpus (their
-    weights honoured); `rogan-gladen` uses the judge's sensitivity and specificity on gold labels from elsewhere.
+    or above --threshold) and `mean` (probability; the student's, from which its score is moved) are the judge's; `ppi` is
+    prediction-powered by gold labels of this corpus (their weights honoured); `rogan-gladen` uses the judge's sensitivity and
+    specificity on gold labels from elsewhere.
     """
     started = time.monotonic()
     out = require(settings.out, "out", "the folder to write to")
@@ -46,7 +47,7 @@ def frequencies(settings: FrequenciesSettings) -> Manifest:
     folder = label_first(settings, out) if settings.labels is None else refuse_both(settings)
     labels, files = read_table(folder, "classify")
     behaviors = schemas.behaviors_in(labels.to_arrow().schema)
-    rows = estimate(labels, behaviors, settings.threshold)
+    rows = estimate(labels, behaviors, settings.threshold, read_manifest(folder).notes.get("score_shift"))
     notes: list[str] = []
     if settings.gold is not None:
         gold = read_gold(settings.gold, behaviors)

@@ -1,6 +1,7 @@
 """What every chunked stage does before and after its pipeline: plan, refuse what does not belong, count, write the manifest."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,16 @@ def student_identity(settings: EngineSettings, labelling: Any) -> dict[str, str]
 
     check_student(settings, labelling)
     return {"student_revision": student_revision(settings.student)}
+
+
+def score_shift(settings: EngineSettings, behaviors: Sequence[str]) -> dict[str, dict[str, float]]:
+    """For a manifest: what the student, if it takes part, adds to log-odds for its scores (see its card), by behavior."""
+    if settings.engine not in STUDENT_ENGINES:
+        return {}
+    from curate.student.model import load_student
+
+    student = load_student(settings.student)
+    return {"score_shift": {name: float(student.weights["shift"][student.targets.index(name)]) for name in behaviors}}
 
 
 def part_files(folder: Path, stage: str | None = None) -> list[InputFile]:

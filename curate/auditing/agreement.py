@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from curate.estimation import designed
+from curate.prevalence import unshifted
 
 RESAMPLES = 2000
 LEAST_ITEMS = 10  # for an interval: resampling fewer says nothing of how far kappa may be off
@@ -75,13 +76,14 @@ def agree(first: np.ndarray, second: np.ndarray, weights: np.ndarray, strata: np
 @dataclass(frozen=True)
 class Answers:
     """Answers to one behavior: `truth` by annotator (float, NaN where unsure or unanswered), all of shape (n,), beside the items'
-    scores, weights and strata."""
+    scores and strata. `shift` is what a student added to the log-odds of its probabilities for these scores."""
 
     behavior: str
     truth: dict[str, np.ndarray]
     scores: np.ndarray
     strata: np.ndarray
     documents: dict[str, int]
+    shift: float = 0.0
 
     def share(self) -> np.ndarray:
         """Share of annotators who saw the behavior; NaN where nobody decided."""
@@ -122,7 +124,9 @@ def against_labels(answers: Answers, threshold: float, rng: np.random.Generator)
 
 
 def calibration(answers: Answers, edges: Sequence[float]) -> list[dict[str, Any]]:
-    """A row a band of scores: mean score and share of documents that truly show the behavior, both at natural frequencies."""
+    """A row a band of scores: mean probability (`mean_score`) and share of documents that truly show the behavior, both at natural
+    frequencies."""
+    probabilities = unshifted(answers.scores, answers.shift)
     share = answers.share()
     rows = []
     for low, high in pairwise(edges):
@@ -133,7 +137,7 @@ def calibration(answers: Answers, edges: Sequence[float]) -> list[dict[str, Any]
         weights = np.zeros(len(share))
         weights[known] = answers.weights(known)
         estimate = designed(share[inside], weights[inside], answers.strata[inside])
-        mean = float(np.average(answers.scores[inside], weights=weights[inside]))
+        mean = float(np.average(probabilities[inside], weights=weights[inside]))
         about = {"behavior": answers.behavior, "from": low, "to": high, "items": int(inside.sum()), "mean_score": mean}
         rows.append({**about, "share": estimate.value, "low": estimate.low, "high": estimate.high})
     return rows

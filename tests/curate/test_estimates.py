@@ -1,12 +1,15 @@
 """Prevalences with intervals, and what rewriting did to behaviors: golden values by hand and from the literature."""
 
+import math
+
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from curate.arms import ARM_DESIGNS
-from curate.prevalence import frequencies
+from curate.prevalence import frequencies, unshifted
 from curate.verification import TARGETS, against_gold, family, fidelity, passage, wilson
 
 
@@ -32,6 +35,16 @@ def test_frequencies_leave_errors_out_and_say_that_nothing_corrected_them() -> N
     assert (share["value"], share["documents"], share["corrected"]) == (0.5, 4, False)
     assert (share["low"], share["high"]) == wilson(2, 4)
     assert mean["value"] == pytest.approx(0.45) and mean["low"] < 0.45 < mean["high"]
+
+
+def test_the_mean_is_of_probabilities_before_a_student_moved_them() -> None:
+    """Log-odds of .2 and .5 moved by ln 4 are those of .5 and .8; in a cascade a language model's scores are as they are."""
+    labels = pl.DataFrame({"a_score": [0.5, 0.8], "error": [None, None]}, schema={"a_score": pl.Float32, "error": pl.String})
+    share, mean = frequencies(labels, ["a"], 0.5, {"a": math.log(4)})
+    assert share["value"] == 1 and mean["value"] == pytest.approx(0.35)
+    cascade = labels.with_columns(pl.Series("cascade", [{"judge": "student"}, {"judge": "llm"}]))
+    assert frequencies(cascade, ["a"], 0.5, {"a": math.log(4)})[1]["value"] == pytest.approx(0.5)
+    assert unshifted(np.array([0.0, 1.0]), 1.0).tolist() == [0, 1]
 
 
 def test_no_usable_label_gives_no_value_and_the_widest_interval() -> None:

@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
+from curate.prevalence import unshifted
 from curate.records.manifest import read_manifest
 from curate.records.settings import build
 from curate.student.settings import DistillSettings
@@ -52,6 +54,11 @@ def test_the_student_labels_a_corpus_without_any_language_model(student: Path, c
     assert rows[1]["backtracking_score"] > 0.5 > rows[0]["backtracking_score"]
     manifest = read_manifest(out)
     assert (manifest.model, manifest.engine) == ("student", "student") and manifest.revision
+    assert manifest.notes["score_shift"].keys() == set(manifest.notes["behaviors"])
+    assert curate("frequencies", "--labels", out, "--out", tmp_path / "frequencies").exit_code == 0
+    rows = [row for row in rows_of(tmp_path / "frequencies") if row["behavior"] == "verification" and row["estimate"] == "mean"]
+    scores = np.array([row["verification_score"] for row in rows_of(out) if row["error"] is None], dtype=np.float64)
+    assert rows[0]["value"] == pytest.approx(unshifted(scores, manifest.notes["score_shift"]["verification"]).mean())
     select = curate("select", "--labels", out, "--out", tmp_path / "c", "--problem", "top:1", "--solution", "top:1")
     assert select.exit_code == 0 or "no document is" in select.stderr
 
