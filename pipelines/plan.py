@@ -42,7 +42,7 @@ MOST_CHUNKS, MOST_CHUNKS_ON_HUB = 64, 4  # that documents are drawn from: on the
 
 
 def plan(settings: PlanSettings) -> list[StagePlan]:
-    """Say what a labelling will take before anything is spent: documents, tokens, requests, hours, money, disk. Starts nothing.
+    """Say what a labelling will take before anything is spent: documents, tokens, requests, hours, money, disk. Labels nothing.
 
     Volumes come from a few documents drawn at random. Time needs a rate: --rate, --rate-from an earlier run, --calibrate (the engine is
     started and timed on N documents; nothing is written), else the table of rates in the project, whose entries name their source.

@@ -20,7 +20,8 @@ the cues go into a logistic regression and a forest, whose mean is calibrated. D
 
 **Two numbers in one.** Calibrated at the natural prevalence, a behavior that 5 % of windows show seldom has a probability over .5, and a
 cut there would miss most of it. So the published score is the calibrated probability with its log-odds moved by a constant, such that the
-cut at .5 is where the cross-validated F1 (mean of as-labelled and natural) is largest: {shifts}. Subtract it for the probability.
+cut at .5 is where the cross-validated F1 (mean of as-labelled and natural) is largest: {shifts}. Subtract it for
+the probability, as `curate frequencies` and `curate audit` do.
 
 **What the figures are.** Every window was scored by a student that saw no window of its document (or, left out, of its source), distilled
 anew with everything inside. Intervals are 95 %, over documents drawn with replacement. *As labelled*: the windows as they are,
