@@ -233,7 +233,8 @@ def later_plans(
     plans = []
     for stage, work, settings in (("rewrite", rewriting, rewrite), ("verify", verifying, verify)):
         known = rate or default_rate(settings)
-        plans.append(stage_plan(stage, work, settings, known if known and known.new_tokens else None))
+        fits = known is not None and (known.new_tokens or (known.characters and stage == "verify"))  # labelling says nothing of rewriting
+        plans.append(stage_plan(stage, work, settings, known if fits else None))
     plans[0].notes.append(f"for {share:.0%} of the documents: an assumption until they are labelled")
     return plans
 

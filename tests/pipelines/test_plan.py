@@ -145,6 +145,11 @@ def test_a_gpu_plan_counts_gpu_hours_and_later_stages(tmp_path: Path) -> None:
     assert two[0]["seconds"]["likely"] < one[0]["seconds"]["likely"]
 
 
+def test_the_student_s_pace_stands_for_verifying_too_and_not_for_rewriting(tmp_path: Path) -> None:
+    plan = planned(tmp_path, "--engine", "student", "--dataset", "sample", "--selected-share", 0.5)
+    assert [stage["seconds"] is None for stage in plan] == [False, True, False]
+
+
 @given(st.lists(st.floats(0, 1e6), min_size=2, max_size=30), st.integers(0, 10**6))
 @settings(deadline=None)
 def test_intervals_hold_their_middle(values: list[float], documents: int) -> None:
