@@ -62,12 +62,12 @@ def frequencies(
         rows.append({**about, "estimate": "naive", "value": shown / count if count else None, "low": low, "high": high})
         values = scores.to_numpy()
         if shift:
-            moved = unshifted(values, shift[name])
-            if "cascade" in good.columns:  # a language model's probabilities are as they are
-                moved = np.where((good["cascade"].struct.field("judge") == "student").to_numpy(), moved, values)
-            values = moved
+            by_student = np.ones(count, dtype=bool)  # in a cascade not all: a language model's probabilities are as they are
+            if "cascade" in good.columns:
+                by_student = (good["cascade"].struct.field("judge") == "student").to_numpy()
+            values = np.where(by_student, unshifted(values, shift[name]), values)
         mean = float(values.mean()) if count else 0.0
-        half = 1.959964 * float(values.std(ddof=1) if count > 1 else 0.0) / count**0.5 if count > 1 else 1.0  # type: ignore[arg-type]
+        half = 1.959964 * float(values.std(ddof=1)) / count**0.5 if count > 1 else 1.0
         rows.append(
             {**about, "estimate": "mean", "value": mean if count else None, "low": max(mean - half, 0.0), "high": min(mean + half, 1.0)}
         )

@@ -1,7 +1,6 @@
 """`curate compare` as a command: two label tables in, one table of agreement and cost out."""
 
 import time
-from collections import Counter
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +11,7 @@ from curate.records.command import require
 from curate.records.errors import UserError
 from curate.records.manifest import Manifest, read_manifest
 from pipelines.stage import read_table, write_table
-from pipelines.steps import error_kind
+from pipelines.steps import count_alike
 
 
 def compare(settings: CompareSettings) -> Manifest:
@@ -40,11 +39,8 @@ def compare(settings: CompareSettings) -> Manifest:
     names = ways(*manifests)
     if good.is_empty():
         show([], costs, names)  # what they took is known all the same
-        reasons = "; ".join(
-            f"{folder}: {', '.join(f'{why} ({count})' for why, count in Counter(map(error_kind, errors)).most_common(3))}"
-            for folder, errors in zip(folders, (common["error"].drop_nulls(), common["error_second"].drop_nulls()))
-            if len(errors)
-        )
+        errors = (common["error"].drop_nulls(), common["error_second"].drop_nulls())
+        reasons = "; ".join(f"{folder}: {count_alike(own)}" for folder, own in zip(folders, errors) if len(own))
         raise UserError(f"none of the {common.height} common documents has a label without an error in both: {reasons}")
     rows = agreement(good, behaviors, settings.threshold)
     show(rows, costs, names)

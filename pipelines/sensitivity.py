@@ -1,7 +1,6 @@
 """`curate sensitivity` as a pipeline: read the corpus, label with every wording, write, compare the wordings."""
 
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from curate.records.parts import write_part
 from curate.sensitivity import SensitivitySettings, check, spread, wording_rows
 from pipelines.classify import label_corpus
 from pipelines.stage import finish
-from pipelines.steps import error_kind
+from pipelines.steps import count_alike
 
 TABLE_FILE = "wordings.parquet"
 
@@ -40,9 +39,7 @@ def sensitivity(settings: SensitivitySettings) -> Manifest:
         write_part(Path(done.ledger.folder) / TABLE_FILE, pa.Table.from_pylist(rows))
         show(rows, spreads)
         if broken := labels.height - rows[0]["documents"]:
-            kinds = Counter(error_kind(error) for error in labels["error"].drop_nulls())
-            reasons = "; ".join(f"{why}: {count}" for why, count in kinds.items())
-            print(f"left out, with an error: {broken} of {labels.height} documents ({reasons})")
+            print(f"left out, with an error: {broken} of {labels.height} documents: {count_alike(labels['error'].drop_nulls())}")
         notes |= {"wordings": rows, "spread": spreads}
     return finish(done.ledger, settings, started, done.failed, done.prompt_hash, notes)
 

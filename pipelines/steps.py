@@ -8,7 +8,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, nullcontext
 from itertools import groupby
 from pathlib import Path
@@ -181,6 +181,11 @@ class Heartbeat:
 def error_kind(error: str) -> str:
     """An error message with N for each number, so that like errors are counted together."""
     return re.sub(r"\S*\d[^\s:;,]*", "N", " ".join(error.split()))[:120]
+
+
+def count_alike(errors: Iterable[str]) -> str:
+    """Like errors counted together, the most frequent first: `no answer (3), time-out (1)`."""
+    return ", ".join(f"{why} ({count})" for why, count in Counter(map(error_kind, errors)).most_common())
 
 
 def _rows_by_chunk(chunks: list[Chunk], columns: tuple[str, ...] | None) -> Iterator[tuple[Chunk, list[Row]]]:

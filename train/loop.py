@@ -69,7 +69,7 @@ def train(stage: str, settings: TrainSettings) -> None:
     heldout = Path(settings.heldout_data) if settings.heldout_data else None
     heldout_documents = load_documents(heldout, tokenizer, loss=settings.loss, bos=settings.bos) if heldout else documents
     chosen, kept_out = split_heldout(documents, settings.heldout_fraction, settings.seed)
-    batches = make_batches(documents, chosen, settings, pad_id=tokenizer.pad_token_id)
+    batches = make_batches(documents, chosen, settings)
     measured = list(range(len(heldout_documents.tokens))) if heldout else kept_out
     heldout_batches = make_batches(heldout_documents, measured, settings) if measured else None
     num_steps = count_steps(batches, settings)

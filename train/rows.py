@@ -8,7 +8,7 @@ from train.data import Documents
 from train.settings import TrainSettings
 
 
-def make_batches(documents: Documents, chosen: list[int], settings: TrainSettings, pad_id: int | None = None) -> Batches:
+def make_batches(documents: Documents, chosen: list[int], settings: TrainSettings) -> Batches:
     """Rows as the settings say. Raises UserError for an over-long document under `--over-long error`."""
     assert settings.context_tokens is not None
     longest = max(chosen, key=lambda i: len(documents.tokens[i]))
