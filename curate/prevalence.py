@@ -60,12 +60,7 @@ def frequencies(
         low, high = wilson(shown, count)
         about = _row(name, count, threshold)
         rows.append({**about, "estimate": "naive", "value": shown / count if count else None, "low": low, "high": high})
-        values = scores.to_numpy()
-        if shift:
-            by_student = np.ones(count, dtype=bool)  # in a cascade not all: a language model's probabilities are as they are
-            if "cascade" in good.columns:
-                by_student = (good["cascade"].struct.field("judge") == "student").to_numpy()
-            values = np.where(by_student, unshifted(values, shift[name]), values)
+        values = unshifted(scores.to_numpy(), added(good, (shift or {}).get(name, 0.0)))
         mean = float(values.mean()) if count else 0.0
         half = 1.959964 * float(values.std(ddof=1)) / count**0.5 if count > 1 else 1.0
         rows.append(
@@ -74,10 +69,18 @@ def frequencies(
     return rows
 
 
-def unshifted(scores: np.ndarray, shift: float) -> np.ndarray:
-    """A student's probabilities from its scores: sigmoid(logit(score) - shift)."""
+def added(labels: "pl.DataFrame", shift: float) -> np.ndarray:
+    """What was added to the log-odds of each row's probability for its score, shape (n,): `shift` where the student labelled, 0 where a
+    language model did (in a cascade)."""
+    if "cascade" not in labels.columns:
+        return np.full(labels.height, shift)
+    return np.where((labels["cascade"].struct.field("judge") == "student").to_numpy(), shift, 0.0)
+
+
+def unshifted(scores: np.ndarray, shift: np.ndarray | float) -> np.ndarray:
+    """A student's probabilities from its scores: sigmoid(logit(score) - shift), a number or one a score (0 leaves it as it is)."""
     with np.errstate(divide="ignore"):
-        return 1 / (1 + np.exp(shift - np.log(scores) + np.log1p(-scores)))
+        return np.where(shift == 0, scores, 1 / (1 + np.exp(shift - np.log(scores) + np.log1p(-scores))))
 
 
 def match_gold(gold: "pl.DataFrame", labels: "pl.DataFrame", behaviors: Sequence[str], also: Sequence[str] = ()) -> "pl.DataFrame":

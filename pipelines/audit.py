@@ -20,6 +20,7 @@ from curate.auditing.sample import answered_weights, draw, parse_bands
 from curate.auditing.settings import AuditSettings
 from curate.behaviors import Behavior, load_behaviors
 from curate.gold import ANNOTATIONS
+from curate.prevalence import added
 from curate.records import schemas
 from curate.records.command import require
 from curate.records.errors import UserError
@@ -115,7 +116,7 @@ def draw_sample(settings: AuditSettings, folder: Path) -> None:
         "flagged_from": settings.threshold,
         "strata": dict(chosen.select("stratum", "stratum_documents").unique().sort("stratum").iter_rows()),
         "label_model": manifest.model,
-        "score_shift": manifest.notes.get("score_shift", {}) if manifest.engine == "student" else {},
+        "score_shift": manifest.notes.get("score_shift", {}),
     }
     dropped = {reason: count for reason, count in dropped.items() if count}
     write_table(folder, SAMPLE_STAGE, settings, chosen.to_arrow(), files, labels.height, dropped, started, notes)
@@ -238,6 +239,7 @@ def summarise(settings: AuditSettings, out: Path, items: list[dict[str, Any]], b
     documents = {item["stratum"]: item["stratum_documents"] for item in items}
     strata = np.array([item["stratum"] for item in items])
     position = {item["item"]: number for number, item in enumerate(items)}
+    judged = pl.DataFrame(items, infer_schema_length=None)
     rng = np.random.default_rng(drawn.settings["seed"])
     report: dict[str, Any] = {"behaviors": behaviors, "annotators": sorted(set(table["annotator"])), "threshold": settings.threshold}
     report |= {"documents": drawn.notes["documents"], "sample_items": len(items), "report_items": table["item"].n_unique()}
@@ -249,7 +251,8 @@ def summarise(settings: AuditSettings, out: Path, items: list[dict[str, Any]], b
             if row[2] is not None:
                 truth[row[0]][position[row[1]]] = float(row[2])
         scores = np.array([item[f"{name}_score"] for item in items], dtype=np.float64)
-        answers = agreement.Answers(name, truth, scores, strata, documents, drawn.notes["score_shift"].get(name, 0.0))
+        shift = added(judged, drawn.notes["score_shift"].get(name, 0.0))
+        answers = agreement.Answers(name, truth, scores, strata, documents, shift)
         report["between_annotators"] += agreement.between_annotators(answers, rng)
         report["against_labels"] += agreement.against_labels(answers, settings.threshold, rng)
         report["calibration"] += agreement.calibration(answers, edges)

@@ -55,6 +55,8 @@ def calibrate(settings: CalibrateSettings) -> Manifest:
     write_part(out / "parts" / "part.parquet", table, {"stage": "classify", "settings_hash": json_sha256(hashed)})
     show(abouts)
     notes = {**manifest.notes, "calibration": abouts, "calibrated_from": str(folder), "hashed": hashed}
+    # a curve gives a probability: what the student had added to its log-odds is gone
+    notes["score_shift"] = {name: added for name, added in manifest.notes.get("score_shift", {}).items() if name not in curves}
     notes["warnings"] = [*manifest.notes.get("warnings", []), *warnings(abouts)]
     for line in warnings(abouts):
         print(f"warning: {line}")

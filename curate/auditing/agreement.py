@@ -76,14 +76,14 @@ def agree(first: np.ndarray, second: np.ndarray, weights: np.ndarray, strata: np
 @dataclass(frozen=True)
 class Answers:
     """Answers to one behavior: `truth` by annotator (float, NaN where unsure or unanswered), all of shape (n,), beside the items'
-    scores and strata. `shift` is what a student added to the log-odds of its probabilities for these scores."""
+    scores and strata. `shift`, a number or one an item, is what a student added to the log-odds of its probabilities for these scores."""
 
     behavior: str
     truth: dict[str, np.ndarray]
     scores: np.ndarray
     strata: np.ndarray
     documents: dict[str, int]
-    shift: float = 0.0
+    shift: np.ndarray | float = 0.0
 
     def share(self) -> np.ndarray:
         """Share of annotators who saw the behavior; NaN where nobody decided."""

@@ -67,6 +67,9 @@ def labels(tmp_path: Path) -> Path:
 
 
 def test_labels_are_calibrated_and_what_lacks_gold_stays(labels: Path, tmp_path: Path) -> None:
+    made = json.loads((labels / "manifest.json").read_text())
+    made["notes"]["score_shift"] = {"verification": 1.0, "backtracking": 1.0}  # as of a student
+    (labels / "manifest.json").write_text(json.dumps(made))
     result = curate("calibrate", "--labels", labels, "--gold", tmp_path / "gold.jsonl", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
     assert "warning: backtracking is not calibrated: 0 of 200 gold documents show it" in result.stdout
@@ -79,7 +82,10 @@ def test_labels_are_calibrated_and_what_lacks_gold_stays(labels: Path, tmp_path:
     assert manifest.stage == "classify" and manifest.inputs == read_manifest(labels).inputs
     about = manifest.notes["calibration"][0]
     assert about["gold"] == 200 and about["log_loss"] < about["log_loss_before"]
+    assert manifest.notes["score_shift"] == {"backtracking": 1.0}
     assert curate("frequencies", "--labels", tmp_path / "out", "--out", tmp_path / "f").exit_code == 0
+    means = {row["behavior"]: row["value"] for row in rows_of(tmp_path / "f") if row["estimate"] == "mean"}
+    assert means["verification"] == pytest.approx(truth.mean(), abs=0.01)  # a curve's probability is nothing to take a shift from
     again = curate("calibrate", "--labels", tmp_path / "out", "--gold", tmp_path / "gold.jsonl", "--out", tmp_path / "more")
     assert again.exit_code == 2 and "is calibrated already" in error_line(again)
 

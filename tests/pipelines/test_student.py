@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from curate.auditing.pages import sample_hash
 from curate.prevalence import unshifted
 from curate.records.manifest import read_manifest
 from curate.records.settings import build
@@ -95,7 +96,23 @@ def test_the_cascade_asks_the_model_where_the_student_is_not_sure_and_for_a_reco
     assert 0 < sum(row["cascade"]["audit"] for row in good) < 20
     assert asked == 6 * len(by_model)
     assert rows[0]["cascade"]["judge"] == "llm" and rows[0]["verification_score"] > 0.5
-    assert read_manifest(tmp_path / "labels").notes["judge"] == {"student": 40 - len(by_model), "llm": len(by_model)}
+    notes = read_manifest(tmp_path / "labels").notes
+    assert notes["judge"] == {"student": 40 - len(by_model), "llm": len(by_model)}
+    # an audit of these labels takes back what the student added, and nothing of the language model's
+    audit = tmp_path / "audit"
+    assert curate("audit", "export", "--labels", tmp_path / "labels", "--out", audit, "--annotator", "ann").exit_code == 0
+    items = rows_of(audit / "sample")
+    answer = {"answer": "yes", "seconds": 1.0, "evidence_shown": False, "at": 1.0}
+    answers = [{"item": item["item"], "behavior": name, **answer} for item in items for name in notes["behaviors"]]
+    saved = {"format": 1, "sample": sample_hash(items), "annotator": "ann", "answers": answers}
+    (tmp_path / "answers.json").write_text(json.dumps(saved))
+    assert curate("audit", "import", "--answers", tmp_path / "answers.json", "--out", audit).exit_code == 0
+    for name, shift in notes["score_shift"].items():
+        bands = [row for row in json.loads((audit / "audit.json").read_text())["calibration"] if row["behavior"] == name]
+        scores = np.array([row[f"{name}_score"] for row in good], dtype=np.float64)
+        by_student = np.array([row["cascade"]["judge"] == "student" for row in good])
+        probabilities = np.where(by_student, unshifted(scores, shift), scores)
+        assert sum(row["items"] * row["mean_score"] for row in bands) == pytest.approx(probabilities.sum())
 
 
 def test_what_the_student_cannot_do_is_said_in_one_line(student: Path, corpus: Path, tmp_path: Path) -> None:
