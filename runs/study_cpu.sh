@@ -46,8 +46,17 @@ seeds() { # SEED…: the primary pair of every seed, then the other conditions
 tasks
 seeds ${FIRST_SEEDS:-1 3 5 7} >"$out/first.log" 2>&1 &
 first=$!
-seeds ${SECOND_SEEDS:-2 4 6 8} >"$out/second.log" 2>&1
-wait "$first"
+seeds ${SECOND_SEEDS:-2 4 6 8} >"$out/second.log" 2>&1 &
+second=$!
+failed() { # LOG: the other job may go on; then the script ends with what the log says
+    tail -n 3 "$1" >&2
+    echo "error: a run failed, see $1; the same line goes on from there" >&2
+    failure=1
+}
+failure=0
+wait "$first" || failed "$out/first.log"
+wait "$second" || failed "$out/second.log"
+[ "$failure" = 0 ] || exit 1
 
 # how well the models primed with `all` try and check before PPO
 for run in "$out"/experiment/all/seed-*; do
@@ -71,5 +80,9 @@ if finished pairs-enriched pairs-control; then contrasts="$contrasts --contrast 
 if finished incorrect-all; then contrasts="$contrasts --equivalent incorrect-all:all"; fi
 evals compare --experiment "$out/experiment" --contrast all:linear $contrasts --leave-out-unfinished --out "$out/comparison"
 evals power --experiment "$out/experiment" --contrast all:linear --leave-out-unfinished
-evals report --experiment "$out/experiment" --comparison "$out/comparison" --leave-out-unfinished --out "$out/report.html" \
+set --
+for folder in "$out"/pairs/*/sets; do
+    [ ! -e "$folder/manifest.json" ] || set -- "$@" --sets "$folder"
+done
+evals report --experiment "$out/experiment" --comparison "$out/comparison" "$@" --leave-out-unfinished --out "$out/report.html" \
     --picture "$out/accuracy.svg"
