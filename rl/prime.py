@@ -1,8 +1,8 @@
 """`rl prime`: priming sets for Countdown, one for each profile of behaviors; every trace is read by the exact parser.
 
 Kinds: `all`; `backtracking` alone and with `verification`, `subgoals` or `backward`; `empty` (no thoughts), `placeholder` (dots, as many
-tokens as the trace of `all`), `linear` (facts about the same numbers told straight, about as long, no check, no retry), `incorrect-all` (all
-behaviors, a wrong answer). An exact solver writes them: all kinds of one seed (and one --tokenizer) are about the same tasks with the same
+tokens as the trace of `all`), `linear` (facts about the same numbers, about as long, no check, no retry), `incorrect-all` (all behaviors, a
+wrong answer). An exact solver writes them: all kinds of one seed (and one --tokenizer) are about the same tasks with the same
 attempts, so sets differ in the profile alone. `--engine openai` has a model put the solver's plans into words; a plan that it cannot word
 gives way to another. `--from-checkpoint` takes wrong answers of a primed model as `incorrect-all`.
 """
