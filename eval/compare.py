@@ -2,7 +2,7 @@
 
 The endpoint of a run is the mean accuracy of its last evaluations on a fixed task set, never its best. The first `--contrast` is the
 primary one and is tested at .05 as it is; the others are corrected together by Holm. `--equivalent A:B` asks whether two conditions differ
-by less than `--margin` (two one-sided tests), which a large p of a difference does not show.
+by less than `--margin` (two one-sided tests), which a large p of a difference does not show; several are corrected by Holm, too.
 """
 
 import time
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from curate.records.command import require
@@ -20,10 +19,11 @@ from curate.records.manifest import InputFile, Manifest, file_sha256
 from curate.records.parts import write_json, write_part
 from curate.records.settings import did_you_mean, option, to_dict
 from eval import statistics
-from eval.curves import BEHAVIORS, HOW, Curve, Experiment, lead, paired_seeds, read_experiment, take_off
+from eval.contrasts import ALPHA, describe, differences, equivalences
+from eval.curves import HOW, LEAST_FOR_LEAD
+from eval.experiment import Experiment, read_experiment
 from rl.report import EVALUATIONS
 
-ALPHA = 0.05
 TABLE, SUMMARY = "contrasts.parquet", "comparison.json"
 
 
@@ -47,12 +47,12 @@ def run(settings: CompareSettings) -> None:
     folder, out = require(settings.experiment, "experiment"), require(settings.out, "out")
     experiment = read_experiment(folder, settings.how, leave_out_unfinished=settings.leave_out_unfinished)
     contrasts = [pair_of(text, experiment) for text in require(settings.contrast, "contrast", "for example --contrast all:linear")]
-    equivalences = [pair_of(text, experiment) for text in settings.equivalent]
+    equivalent = [pair_of(text, experiment) for text in settings.equivalent]
     fewest = min(len(curve.steps) for seeds in experiment.values() for curve in seeds.values())
     if fewest < settings.last_evaluations + 1:
         raise UserError(f"runs have {fewest} evaluations; --last-evaluations {settings.last_evaluations} and a start need more")
     rows = differences(experiment, contrasts, settings.last_evaluations)
-    rows += [_equivalence(experiment, pair, settings) for pair in equivalences]
+    rows += equivalences(experiment, equivalent, settings.margin, settings.last_evaluations)
     conditions = {name: describe(list(seeds.values()), settings.last_evaluations) for name, seeds in experiment.items()}
     curves = [curve for seeds in experiment.values() for curve in seeds.values()]
     files = [curve.folder / EVALUATIONS for curve in curves]
@@ -65,116 +65,89 @@ def run(settings: CompareSettings) -> None:
         seconds=time.monotonic() - started,
     )
     write_part(out / TABLE, pa.Table.from_pylist(rows))
-    write_json(out / SUMMARY, {"contrasts": rows, "conditions": conditions, "num_tasks": curves[0].num_tasks, "how": settings.how})
+    found = {"how": settings.how, "last_evaluations": settings.last_evaluations, "num_tasks": curves[0].num_tasks}
+    write_json(out / SUMMARY, {"contrasts": rows, "conditions": conditions} | found)
     manifest.write(out)
     show(rows, conditions, settings)
-
-
-def differences(experiment: Experiment, contrasts: Sequence[tuple[str, str]], last: int) -> list[dict[str, Any]]:
-    """One row a contrast × measure: `end` (tested), `gain` from step 0 and `end` of each behavior (intervals only, no test)."""
-    rows: list[dict[str, Any]] = []
-    for place, (one, other) in enumerate(contrasts):
-        seeds = paired_seeds(experiment, one, other)
-        row: dict[str, Any] = {"kind": "difference", "a": one, "b": other, "primary": place == 0, "seeds": seeds, "measure": "end"}
-        pairs = [(experiment[one][seed], experiment[other][seed]) for seed in seeds]
-        ends = [a.last_mean("accuracy", last) - b.last_mean("accuracy", last) for a, b in pairs]
-        rows.append(row | _tested(ends))
-        starts = [float(a.values["accuracy"][0] - b.values["accuracy"][0]) for a, b in pairs]
-        rows.append(row | {"measure": "gain"} | _interval([end - start for end, start in zip(ends, starts)]))
-        for name in BEHAVIORS:
-            rows.append(row | {"measure": name} | _interval([a.last_mean(name, last) - b.last_mean(name, last) for a, b in pairs]))
-    tested = [row for row in rows if row["measure"] == "end" and row["p"] is not None]
-    secondary = [row for row in tested if not row["primary"]]
-    for row, adjusted in zip(secondary, statistics.holm([row["p"] for row in secondary])):
-        row["p_holm"] = adjusted
-    for row in tested:
-        enough = len(row["seeds"]) >= statistics.MIN_SEEDS
-        row["claim"] = enough and (row["p"] if row["primary"] else row["p_holm"]) < ALPHA
-    return rows
-
-
-_EMPTY: dict[str, Any] = dict.fromkeys(("mean", "low", "high", "p", "p_holm", "p_equivalence", "claim", "per_seed"))
-
-
-def _tested(values: Sequence[float]) -> dict[str, Any]:
-    if len(values) < 2:
-        return _EMPTY | {"per_seed": list(values), "mean": values[0] if values else None}
-    found = statistics.paired(values)
-    return _EMPTY | {"per_seed": list(values), "mean": found.mean, "low": found.low, "high": found.high, "p": found.p}
-
-
-def _interval(values: Sequence[float]) -> dict[str, Any]:
-    return _tested(values) | {"p": None}
-
-
-def _equivalence(experiment: Experiment, pair: tuple[str, str], settings: CompareSettings) -> dict[str, Any]:
-    one, other = pair
-    seeds = paired_seeds(experiment, one, other)
-    last = settings.last_evaluations
-    values = [experiment[one][s].last_mean("accuracy", last) - experiment[other][s].last_mean("accuracy", last) for s in seeds]
-    row: dict[str, Any] = {"kind": "equivalence", "a": one, "b": other, "primary": False, "seeds": seeds, "measure": "end"} | _interval(
-        values
-    )
-    if len(values) >= 2:
-        row["p_equivalence"] = statistics.equivalence(values, settings.margin)
-        row["claim"] = len(values) >= statistics.MIN_SEEDS and row["p_equivalence"] < ALPHA
-    return row
-
-
-def describe(curves: Sequence[Curve], last: int) -> dict[str, Any]:
-    """Means over a condition's seeds: accuracy at the start and end, take-off, and each behavior's start, end, amplification and lead."""
-    steps_up = [step for step in map(take_off, curves) if step is not None]
-    behaviors = {}
-    for name in BEHAVIORS:
-        start = float(np.mean([curve.values[name][0] for curve in curves]))
-        end = float(np.mean([curve.last_mean(name, last) for curve in curves]))
-        leads = [found for found in (lead(curve, name) for curve in curves) if found is not None]
-        behaviors[name] = {
-            "start": start,
-            "end": end,
-            "amplification": end / start if start > 0 else None,
-            "lead_in_evaluations": float(np.median(leads)) if leads else None,
-        }
-    return {
-        "seeds": [curve.seed for curve in curves],
-        "start": float(np.mean([curve.values["accuracy"][0] for curve in curves])),
-        "end": float(np.mean([curve.last_mean("accuracy", last) for curve in curves])),
-        "took_off": len(steps_up),
-        "take_off_step": float(np.median(steps_up)) if steps_up else None,
-        "behaviors": behaviors,
-    }
 
 
 def show(rows: Sequence[dict[str, Any]], conditions: dict[str, Any], settings: CompareSettings) -> None:
     """The comparison in plain text."""
     print(f"accuracy ({settings.how}), mean of the last {settings.last_evaluations} evaluations; start is before the first step")
     for name, found in conditions.items():
-        kept = ", ".join(f"{key} {b['start']:.2f} -> {b['end']:.2f}" for key, b in found["behaviors"].items() if b["start"] or b["end"])
+        kept = [
+            f"{behavior} {b['start']:.2f} -> {b['end']:.2f}" + (f" (x {b['amplification']:.2f})" if b["amplification"] else "")
+            for behavior, b in found["behaviors"].items()
+            if b["start"] or b["end"]
+        ]
         step = "never" if found["take_off_step"] is None else f"step {found['take_off_step']:g} in {found['took_off']}"
-        print(f"  {name}: {found['start']:.3f} -> {found['end']:.3f} over {len(found['seeds'])} seeds; take-off {step}; {kept}")
+        ends = f"{found['start']:.3f} -> {found['end']:.3f} over {len(found['seeds'])} seeds, {gain_words(found['gain'])}"
+        print(f"  {name}: {ends}; take-off {step}; {', '.join(kept) or 'no behaviors'}")
+    print("gains are from a condition's own start; their p describes, no claim is made of it")
+    for words, names in _alike({name: lead_words(found) for name, found in conditions.items()}).items():
+        print(f"behaviors before or after accuracy, {', '.join(names) if len(names) < len(conditions) else 'every condition'}: {words}")
     for row in rows:
-        if row["measure"] != "end":
-            continue
-        print(f"  {sentence(row, settings.margin)}")
+        if row["measure"] == "end":
+            print(f"  {sentence(row)}")
+        elif row["measure"] == "gain" and row["low"] is not None:
+            print(f"    {gain_sentence(row)}")
+    if any(row["claim"] is False for row in rows):
+        print("`evals power` says how many seeds for which effect")
 
 
-def sentence(row: dict[str, Any], margin: float) -> str:
+def _alike(words: dict[str, str]) -> dict[str, list[str]]:
+    """The conditions of which the same is said, together."""
+    return {said: [name for name, other in words.items() if other == said] for said in words.values()}
+
+
+def gain_words(gain: dict[str, Any]) -> str:
+    """A condition's gain from its own start, in words."""
+    words = f"gain {gain['mean']:+.3f}"
+    return words if gain["low"] is None else f"{words} [{gain['low']:+.3f}, {gain['high']:+.3f}], sign-flip p = {gain['p']:.3g}"
+
+
+def lead_words(found: dict[str, Any]) -> str:
+    """Which behaviors change before or after accuracy, of one condition of the summary, in words."""
+    if not found["long_enough_for_lead"]:
+        return f"too few evaluations ({LEAST_FOR_LEAD} needed)"
+    said = []
+    for name, behavior in found["behaviors"].items():
+        lag, number = behavior["lead_in_evaluations"], len(behavior["leads"])
+        if number and lag is None:
+            said.append(f"{name} with either sign in {number}")
+        elif number:
+            place = f"{abs(lag):g} evaluations {'before' if lag > 0 else 'after'}" if lag else "at once"
+            said.append(f"{name} {place}, r = {behavior['lead_correlation']:+.2f}, in {number}")
+    return f"{'; '.join(said) or 'none of them'} (of {found['long_enough_for_lead']} seeds; |r| at least 2 / sqrt(overlap))"
+
+
+def sentence(row: dict[str, Any]) -> str:
     """One result in words; what cannot be claimed is said to be so, with what it would need."""
     number = len(row["seeds"])
     head = f"{row['a']} - {row['b']}"
     if number < 2:
-        return f"{head}: {number} paired seed{'' if number == 1 else 's'}; a difference needs two, a claim {statistics.MIN_SEEDS}"
+        return f"{head}: {number} paired seed{'' if number == 1 else 's'}; a difference needs two, a claim {statistics.MIN_SEEDS} or more"
     head += f": {row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] over {number} paired seeds"
-    if row["kind"] == "equivalence":
-        head += f", p = {row['p_equivalence']:.3g} for a difference of {margin:g} or more"
+    equivalence = row["kind"] == "equivalence"
+    if equivalence:
+        head += f", p = {row['p_equivalence']:.3g} for a difference of {row['margin']:g} or more"
     else:
-        head += f", sign-flip p = {row['p']:.3g}" + ("" if row["p_holm"] is None else f", by Holm {row['p_holm']:.3g}")
-    if number < statistics.MIN_SEEDS:
-        least = f": {number} pairs cannot go below p = {2.0 ** (1 - number):.3g}"
-        return f"{head}; NO CLAIM{least}, run {statistics.MIN_SEEDS - number} more seeds (`evals power` says how many for which effect)"
-    if not row["claim"]:
-        return f"{head}; not shown"
-    return f"{head}; {'equivalent' if row['kind'] == 'equivalence' else 'a difference'}{' (primary)' if row['primary'] else ''}"
+        head += f", sign-flip p = {row['p']:.3g}"
+    head += "" if row["p_holm"] is None else f", by Holm {row['p_holm']:.3g}"
+    if row["claim"]:
+        return f"{head}; {'equivalent' if equivalence else 'a difference'}{' (primary)' if row['primary'] else ''}"
+    needed = row["pairs_needed"]
+    more = f"run {needed - number} more seed{'s' if needed - number != 1 else ''}"
+    if equivalence and number < needed:
+        return f"{head}; NO CLAIM: a claim needs {needed} pairs, {more}"
+    if not equivalence and row["p_least"] >= ALPHA:
+        return f"{head}; NO CLAIM: cannot be shown with {number} pairs, whose least p is {row['p_least']:.3g}; needs {needed}, {more}"
+    return f"{head}; not shown"
+
+
+def gain_sentence(row: dict[str, Any]) -> str:
+    """The difference of two conditions' gains, of a row with an interval."""
+    return f"gain from step 0: {row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}], not tested"
 
 
 def pair_of(text: str, experiment: Experiment) -> tuple[str, str]:

@@ -1,14 +1,11 @@
-"""An experiment folder as curves: `EXPERIMENT/CONDITION/seed-N/` is the output of one `rl ppo` run.
+"""One run of `rl ppo` as a curve: its evaluations, when accuracy takes off, and whether a behavior leads or follows it.
 
-Read are `evaluations.jsonl` and `evaluations/step-…-{sampled,greedy}.parquet` (table `rollouts`), nothing else, so a run may have been made
-elsewhere. Curves that cannot be compared are refused: other tasks, other steps, an evaluation that is missing. A run that gave up
-(`stopped.json`: its gradients were not finite) counts as its last evaluation: left out, a condition would look better for failing.
+Read are `evaluations.jsonl` and `evaluations/step-…-{sampled,greedy}.parquet` (table `rollouts`).
 """
 
 import json
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +14,14 @@ import pyarrow.parquet as pq
 
 from curate.records.errors import UserError
 from curate.records.manifest import json_sha256
-from rl.report import EVALUATIONS, STOPPED
+from rl.report import EVALUATIONS
 from rl.traces import COUNTS
 
 HOW = ("sampled", "greedy")
 BEHAVIORS = ("verification", "backtracking", "subgoal_setting", "backward_chaining")
-_SEED = re.compile(r"seed-(\d+)$")
+MEASURED = ("accuracy", "tokens", "truncated")  # of a line; the behaviors are counted in the responses
+MOST_LAG = 3  # evaluations by which a behavior may lead or follow
+LEAST_FOR_LEAD = 2 * MOST_LAG + 3  # evaluations: at the largest lag five differences are left
 
 
 @dataclass(frozen=True)
@@ -45,104 +44,74 @@ class Curve:
         return float(self.values[name][-number:].mean())
 
 
-Experiment = dict[str, dict[int, Curve]]
-
-
-def read_experiment(folder: Path, how: str = "sampled", conditions: Sequence[str] = (), leave_out_unfinished: bool = False) -> Experiment:
-    """Curves by condition and seed. Raises UserError naming every run that is damaged, unfinished or different from the others.
-
-    With `leave_out_unfinished` runs without a manifest are named and left out instead. Runs that gave up are named, and go on as their
-    last evaluation to the end of the others.
-    """
-    found: Experiment = {}
-    gave_up: list[Curve] = []
-    mistakes: list[str] = []
-    for path in sorted(folder.glob("*/seed-*")):
-        match = _SEED.search(path.name)
-        if match is None or not path.is_dir() or (conditions and path.parent.name not in conditions):
-            continue
-        stopped = (path / STOPPED).is_file()
-        if leave_out_unfinished and not stopped and not (path / "manifest.json").is_file():
-            print(f"left out, unfinished: {path}")
-            continue
-        try:
-            curve = read_curve(path, path.parent.name, int(match[1]), how)
-        except UserError as error:
-            mistakes.append(str(error))
-            continue
-        found.setdefault(curve.condition, {})[curve.seed] = curve
-        gave_up += [curve] if stopped else []
-    mistakes += [f"{folder} has no condition {name}" for name in conditions if name not in found]
-    if not found and not mistakes:
-        mistakes.append(f"{folder} has no runs; an experiment is CONDITION/seed-N/ folders, each the --out of one `rl ppo`")
-    everywhere = sorted({step for seeds in found.values() for curve in seeds.values() for step in curve.steps})
-    for curve in gave_up:
-        print(f"counts as its last evaluation (step {curve.steps[-1]}), it stopped: {curve.folder}")
-        found[curve.condition][curve.seed] = _held(curve, [step for step in everywhere if step > curve.steps[-1]])
-    mistakes += _unlike([curve for seeds in found.values() for curve in seeds.values()])
-    if mistakes:
-        raise UserError("; ".join(mistakes))
-    return found
-
-
 def read_curve(folder: Path, condition: str, seed: int, how: str) -> Curve:
-    """One run's evaluations. Raises UserError when there are none, a line is damaged, or a file of responses is missing."""
-    file = folder / EVALUATIONS
-    try:
-        lines = [json.loads(line) for line in file.read_text().splitlines()]
-    except OSError:
-        raise UserError(f"{file} is missing: run `rl ppo` with this --out") from None
-    except ValueError as error:
-        raise UserError(f"{file} is damaged: {error}") from None
-    if not lines or f"eval_{how}_accuracy" not in lines[-1]:
-        raise UserError(f"{file} has no {how} evaluations")
+    """One run's evaluations. Raises UserError, naming file and line, when there are none, one is damaged or out of order, or a file of
+    responses is missing."""
+    lines = _lines(folder / EVALUATIONS, how)
     rows = [_row(folder, line, how) for line in lines]
     shas = {sha for _, sha in rows}
     if len(shas) > 1:
         raise UserError(f"{folder} was evaluated on different tasks at different steps")
     values = {name: np.array([row[name] for row, _ in rows], dtype=np.float64) for name in rows[0][0]}
-    steps = tuple(int(line["step"]) for line in lines)
-    return Curve(condition, seed, folder, steps, values, int(lines[0]["num_tasks"]), shas.pop())
+    steps = tuple(line["step"] for line in lines)
+    return Curve(condition, seed, folder, steps, values, lines[0]["num_tasks"], shas.pop())
+
+
+def responses_of(folder: Path, step: int, how: str) -> Path:
+    """The file of responses of one evaluation."""
+    return folder / "evaluations" / f"step-{step:08d}-{how}.parquet"
+
+
+def _lines(file: Path, how: str) -> list[dict[str, Any]]:
+    """The lines of `evaluations.jsonl`: objects with finite numbers, steps that rise."""
+    try:
+        texts = file.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        raise UserError(f"{file} is missing: run `rl ppo` with this --out") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is damaged: {error}") from None
+    if not texts:
+        raise UserError(f"{file} has no evaluations")
+    lines: list[dict[str, Any]] = []
+    for number, text in enumerate(texts, 1):
+        try:
+            line = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{file} line {number} is damaged: {error}") from None
+        if mistake := _mistake(line, how):
+            raise UserError(f"{file} line {number} {mistake}")
+        if lines and line["step"] <= lines[-1]["step"]:
+            raise UserError(f"{file} line {number}: step {line['step']} does not come after step {lines[-1]['step']} of the line before")
+        lines.append(line)
+    return lines
+
+
+def _mistake(line: Any, how: str) -> str | None:
+    """What is wrong with a line; None when nothing is."""
+    if not isinstance(line, dict):
+        return "is no JSON object"
+    for key in ("step", "num_tasks", *(f"eval_{how}_{name}" for name in MEASURED)):
+        if key not in line:
+            return f"has no {key}"
+        value, whole = line[key], not key.startswith("eval_")
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not math.isfinite(value):
+            return f"has {key} = {json.dumps(value)}, not a {'whole' if whole else 'finite'} number"
+    if line["step"] < 0 or line["num_tasks"] < 1 or not 0 <= line[f"eval_{how}_accuracy"] <= 1:
+        return "has a step below 0, no tasks or an accuracy outside 0 to 1"
+    return None
 
 
 def _row(folder: Path, line: dict[str, Any], how: str) -> tuple[dict[str, float], str]:
-    path = folder / "evaluations" / f"step-{line['step']:08d}-{how}.parquet"
+    path = responses_of(folder, line["step"], how)
     try:
         table = pq.read_table(path, columns=["numbers", "target", *COUNTS])
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} cannot be read ({str(error).splitlines()[0]}); a curve needs the responses of every evaluation") from None
-    row = {name: line[f"eval_{how}_{name}"] for name in ("accuracy", "tokens", "truncated")}
+    if not table.num_rows or any(table[name].null_count for name in COUNTS):
+        raise UserError(f"{path} has {'responses without counts' if table.num_rows else 'no responses'}; evaluate the run again")
+    row = {name: line[f"eval_{how}_{name}"] for name in MEASURED}
     row |= {name: float(np.mean(table[name].to_numpy())) for name in COUNTS}
     return row, json_sha256([table["numbers"].to_pylist(), table["target"].to_pylist()])
-
-
-def _held(curve: Curve, steps: Sequence[int]) -> Curve:
-    """The curve with its last evaluation repeated at later steps."""
-    values = {name: np.append(array, np.repeat(array[-1], len(steps))) for name, array in curve.values.items()}
-    return replace(curve, steps=(*curve.steps, *steps), values=values, num_held=len(steps))
-
-
-def _unlike(curves: Sequence[Curve]) -> list[str]:
-    """What makes the curves incomparable: another task set, an evaluation that others have, an end before the others' end."""
-    if not curves:
-        return []
-    mistakes = []
-    first = curves[0]
-    everywhere = sorted({step for curve in curves for step in curve.steps})
-    for curve in curves:
-        if curve.tasks_sha256 != first.tasks_sha256:
-            mistakes.append(f"{curve.folder} was evaluated on other tasks than {first.folder}")
-        if missing := [step for step in everywhere if step not in curve.steps]:
-            shown = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
-            mistakes.append(
-                f"{curve.folder} has no evaluation at step {shown}, where others have one: let it finish, or --leave-out-unfinished"
-            )
-    return mistakes
-
-
-def paired_seeds(experiment: Experiment, one: str, other: str) -> list[int]:
-    """Seeds that both conditions have."""
-    return sorted(set(experiment[one]) & set(experiment[other]))
 
 
 def take_off(curve: Curve) -> int | None:
@@ -158,15 +127,27 @@ def take_off(curve: Curve) -> int | None:
     return None
 
 
-def lead(curve: Curve, behavior: str, most: int = 3) -> int | None:
-    """Evaluations by which changes of a behavior run ahead of changes of accuracy (negative: behind): the lag of the largest correlation
-    of first differences, within ± `most`. None when one of them never changes, or the curve is too short (fewer than 2 · most + 3)."""
-    accuracy, counts = np.diff(curve.values["accuracy"]), np.diff(curve.values[behavior])
-    if len(accuracy) < 2 * most + 2 or accuracy.std() == 0 or counts.std() == 0:
-        return None
+@dataclass(frozen=True)
+class Lead:
+    """A behavior changes `evaluations` before accuracy does (negative: after), with this correlation of their first differences."""
 
-    def correlation(lag: int) -> float:
+    evaluations: int
+    correlation: float
+
+
+def lead(curve: Curve, behavior: str, most: int = MOST_LAG) -> Lead | None:
+    """The lag within ± `most` evaluations at which first differences of a behavior and of accuracy correlate most, whatever the sign.
+
+    A lag counts when |r| is at least 2 / sqrt(overlap), twice the standard error of a correlation of nothing; None when no lag does, or
+    when the run has fewer than 2 · most + 3 evaluations of its own. Seven lags are looked at, so two runs in five of pure noise have a
+    lead: it describes, and says something only when many seeds agree.
+    """
+    own = len(curve.steps) - curve.num_held
+    accuracy, counts = np.diff(curve.values["accuracy"][:own]), np.diff(curve.values[behavior][:own])
+    found: list[Lead] = []
+    for lag in range(-most, most + 1) if own >= 2 * most + 3 else ():
         late, early = (accuracy[lag:], counts[: len(counts) - lag]) if lag >= 0 else (accuracy[:lag], counts[-lag:])
-        return float(np.corrcoef(late, early)[0, 1]) if late.std() > 0 and early.std() > 0 else -1.0
-
-    return max(range(-most, most + 1), key=lambda lag: (correlation(lag), -abs(lag)))
+        if late.std() > 0 and early.std() > 0:
+            correlation = float(np.corrcoef(late, early)[0, 1])
+            found += [Lead(lag, correlation)] if abs(correlation) >= 2 / math.sqrt(len(late)) else []
+    return max(found, key=lambda one: (abs(one.correlation), -abs(one.evaluations)), default=None)

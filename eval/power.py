@@ -1,4 +1,8 @@
-"""`evals power`: how many paired seeds an effect needs, from the run-to-run spread seen so far."""
+"""`evals power`: how many paired seeds an effect needs, from the run-to-run spread seen so far.
+
+The power is that of the test that `evals compare` makes, the exact sign-flip test, by simulation of normal differences; beyond 16 pairs
+that of the t test, which by then is as good. For a contrast that is corrected by Holm beside m - 1 others, `--alpha` .05 / m is safe.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +13,10 @@ from curate.records.command import require
 from curate.records.errors import UserError
 from curate.records.settings import option, same
 from eval import statistics
-from eval.compare import CompareSettings, differences, pair_of
-from eval.curves import HOW, read_experiment
+from eval.compare import CompareSettings, pair_of
+from eval.contrasts import differences
+from eval.curves import HOW
+from eval.experiment import read_experiment
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,10 @@ def run(settings: PowerSettings) -> None:
     """Say how many paired seeds each effect needs, and which effect the seeds so far could have found."""
     if not 0 < settings.power < 1 or not 0 < settings.alpha < 1:
         raise UserError("--power and --alpha lie between 0 and 1")
+    if settings.power <= settings.alpha:
+        raise UserError(
+            f"--power {settings.power:g} is not above --alpha {settings.alpha:g}, the chance of finding an effect that is not there"
+        )
     number = 0
     if settings.spread is not None:
         spread = settings.spread
@@ -55,8 +65,10 @@ def run(settings: PowerSettings) -> None:
             raise UserError(f"--effect {text} is not above 0")
         needed = statistics.seeds_needed(effect, spread, settings.power, settings.alpha)
         print(f"  an effect of {effect:g}: {needed} paired seeds for power {settings.power:g} at {settings.alpha:g}")
-    if number >= statistics.MIN_SEEDS:
+    least = statistics.pairs_needed(settings.alpha)
+    if number >= least:
         found = statistics.effect_found(number, spread, settings.power, settings.alpha)
         print(f"  the {number} seeds so far would find {found:.3f} with power {settings.power:g}")
     elif number:
-        print(f"  the {number} seeds so far can support no claim; {statistics.MIN_SEEDS} are the least")
+        print(f"  the {number} seeds so far can support no claim; {least} are the least at {settings.alpha:g}")
+    print(f"power of the exact sign-flip test, simulated; beyond {statistics.MAX_EXACT_SEEDS} pairs of the t test")

@@ -19,7 +19,10 @@ from curate.records.errors import UserError
 from curate.records.parts import atomic_file
 from curate.records.settings import option, same
 from eval import compare
-from eval.curves import BEHAVIORS, HOW, Curve, Experiment, read_experiment
+from eval.beside import comparison_of, sets_of
+from eval.contrasts import describe
+from eval.curves import BEHAVIORS, HOW, Curve, responses_of
+from eval.experiment import Experiment, read_experiment, run_settings
 from eval.pictures import CHART_STYLE, HUES, HUES_DARK, HUES_LIGHT, Line, chart, picture
 from eval.reference import Reference, read_reference
 from eval.statistics import half_width
@@ -62,6 +65,10 @@ def run(settings: ReportSettings) -> None:
     reference = read_reference(settings.reference) if settings.reference else None
     if reference and (unknown := [name for name in settings.reference_conditions if name not in reference["accuracy"]]):
         raise UserError(f"the reference has no {unknown[0]!r}; it has {', '.join(reference['accuracy'])}")
+    comparison: dict[str, Any] = {"rows": [], "notes": []}
+    if settings.comparison:
+        comparison = comparison_of(settings.comparison, experiment, settings.how, settings.last_evaluations)
+    sets = [sets_of(path) for path in settings.sets]
     colours = {name: f"c{place % len(HUES)}" for place, name in enumerate(experiment)}
     page = {
         "title": folder.resolve().name,
@@ -70,8 +77,8 @@ def run(settings: ReportSettings) -> None:
         "num_tasks": next(iter(next(iter(experiment.values())).values())).num_tasks,
         "conditions": [condition(name, list(seeds.values()), colours[name], settings) for name, seeds in experiment.items()],
         "charts": charts(experiment, colours, reference, settings.reference_conditions),
-        "contrasts": _contrasts(settings),
-        "sets": [_sets(path) for path in settings.sets],
+        "comparison": comparison,
+        "sets": sets,
         "examples": [
             {"name": name, "css": colours[name], "pairs": examples(next(iter(seeds.values())), settings)}
             for name, seeds in experiment.items()
@@ -87,6 +94,8 @@ def run(settings: ReportSettings) -> None:
     with atomic_file(out) as file:
         file.write(render(page).encode())
     print(f"the report: {out}")
+    for note in (*comparison["notes"], *(item["missing"] for item in sets if item["missing"])):
+        print(f"note: {note}")
     if settings.picture:
         with atomic_file(settings.picture) as file:
             file.write(picture(lines_of(experiment, "accuracy", colours), MEASURES["accuracy"]).encode())
@@ -105,8 +114,9 @@ def lines_of(experiment: Experiment, measure: str, colours: dict[str, str]) -> l
 def condition(name: str, curves: Sequence[Curve], css: str, settings: ReportSettings) -> dict[str, Any]:
     """One row of the first table: start, end with its interval over seeds, gain, behaviors at both ends."""
     ends = [curve.last_mean("accuracy", settings.last_evaluations) for curve in curves]
-    found = compare.describe(curves, settings.last_evaluations)
-    return found | {"name": name, "css": css, "half_width": half_width(ends) if len(ends) > 1 else None}
+    found = describe(curves, settings.last_evaluations)
+    half = half_width(ends) if len(ends) > 1 else None
+    return found | {"name": name, "css": css, "half_width": half, "lead": compare.lead_words(found)}
 
 
 def charts(experiment: Experiment, colours: dict[str, str], reference: Reference | None, chosen: Sequence[str]) -> list[dict[str, str]]:
@@ -129,7 +139,7 @@ def examples(curve: Curve, settings: ReportSettings) -> list[dict[str, Any]]:
     """Responses to the same tasks before the first step and after the last, with behaviors marked. The first tasks: not picked."""
     shown: list[dict[str, Any]] = []
     for step in (curve.steps[0], curve.steps[-1 - curve.num_held]):
-        path = curve.folder / "evaluations" / f"step-{step:08d}-{settings.how}.parquet"
+        path = responses_of(curve.folder, step, settings.how)
         for row in pq.read_table(path, columns=["numbers", "target", "response", "correct"]).slice(0, settings.examples).to_pylist():
             _, text, spans = traces.read(row["response"], row["numbers"], row["target"])
             answer = re.search(r"<answer>(.*?)</answer>", row["response"], re.DOTALL)
@@ -163,35 +173,11 @@ def settings_table(experiment: Experiment) -> dict[str, Any]:
     runs = {}
     for name, seeds in experiment.items():
         for seed, curve in seeds.items():
-            path = curve.folder / "settings.json"
-            runs[f"{name}, seed {seed}"] = json.loads(path.read_text()) if path.is_file() else {}
+            runs[f"{name}, seed {seed}"] = run_settings(curve.folder)
     keys = list(dict.fromkeys(key for values in runs.values() for key in values))
     differing = [key for key in keys if len({json.dumps(values.get(key)) for values in runs.values()}) > 1]
     first = next(iter(runs.values()))
     return {"common": {key: first[key] for key in keys if key not in differing}, "differing": differing, "runs": runs}
-
-
-def _contrasts(settings: ReportSettings) -> list[dict[str, Any]]:
-    if settings.comparison is None:
-        return []
-    path = settings.comparison / compare.SUMMARY if settings.comparison.is_dir() else settings.comparison
-    try:
-        found = json.loads(path.read_text())
-        rows = [row for row in found["contrasts"] if row["measure"] == "end"]
-    except (OSError, ValueError, KeyError):
-        raise UserError(f"{path} is not the {compare.SUMMARY} of `evals compare`") from None
-    return [row | {"text": compare.sentence(row, 0.05)} for row in rows]
-
-
-def _sets(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {"path": str(path)}
-    for name in ("balance.json", "fidelity.json", "manifest.json"):
-        file = path / name
-        if file.is_file():
-            found[name.removesuffix(".json")] = json.loads(file.read_text())
-    if len(found) == 1:
-        raise UserError(f"{path} has no balance.json and no manifest.json: is it the output of `curate match`?")
-    return found
 
 
 def render(page: dict[str, Any]) -> str:

@@ -49,16 +49,6 @@ def test_holm_by_hand():
     assert statistics.holm([]) == []
 
 
-def test_power_is_what_a_simulation_finds():
-    needed = statistics.seeds_needed(0.05, 0.05)
-    assert needed == 10
-    generator = np.random.default_rng(1)
-    found = np.mean([statistics.paired(generator.normal(0.05, 0.05, needed)).p < 0.05 for _ in range(300)])
-    assert 0.72 <= found <= 0.9
-    assert statistics.effect_found(needed, 0.05) == pytest.approx(0.05, rel=0.05)
-    assert statistics.seeds_needed(1.0, 0.01) == statistics.MIN_SEEDS
-
-
 @given(st.integers(1, 12).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
 def test_pass_at_k_is_the_share_of_subsets_with_a_right_one(case):
     samples, correct, k = case
