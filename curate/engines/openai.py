@@ -21,7 +21,7 @@ import httpx
 from curate.engines.base import EngineInfo, GenerateRequest, Generation, Prompt, Score, ScoreRequest, label_score
 from curate.engines.rolling import EventLoopThread
 from curate.engines.settings import EngineSettings
-from curate.records.errors import EngineError, UserError
+from curate.records.errors import BudgetSpent, EngineError, UserError
 
 TOP_LOGPROBS = 20
 CHARS_PER_TOKEN = 4
@@ -186,11 +186,11 @@ class OpenAIEngine:
     def _check_budget(self) -> None:
         limit = self._settings
         if limit.max_requests is not None and self._requests >= limit.max_requests:
-            raise EngineError(
+            raise BudgetSpent(
                 f"the budget of {limit.max_requests} requests is used up; finished chunks are kept, raise --max-requests to go on"
             )
         if limit.max_dollars is not None and self._dollars >= limit.max_dollars:
-            raise EngineError(f"the budget of ${limit.max_dollars:g} is used up; finished chunks are kept, raise --max-dollars to go on")
+            raise BudgetSpent(f"the budget of ${limit.max_dollars:g} is used up; finished chunks are kept, raise --max-dollars to go on")
 
     def close(self) -> None:
         for client in self._clients:

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
+from curate.records.errors import BudgetSpent
+
 Request = TypeVar("Request")
 Result = TypeVar("Result")
 
@@ -23,7 +25,8 @@ class EventLoopThread:
         return asyncio.run_coroutine_threadsafe(_awaited(coroutine), self.loop).result()
 
     def stream(self, requests: Iterable[Request], call: Callable[[Request], Awaitable[Result]], window: int) -> Iterator[Result]:
-        """Yield results as they finish, with at most `window` requests in flight. The first exception ends the stream.
+        """Yield results as they finish, with at most `window` requests in flight. The first exception ends the stream, but a spent
+        budget ends it only when what is in flight has come: it is paid for.
 
         The iterable is advanced in the caller's thread, only when there is room: reading and tokenising interleave with the engine's
         work. An iterator that has nothing now may have more after a result (a retry, the next step of a job), so it is asked again
@@ -32,17 +35,25 @@ class EventLoopThread:
         finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
         source = iter(requests)
         in_flight: set[Any] = set()
+        spent: BudgetSpent | None = None
         try:
             while True:
-                while len(in_flight) < window and (request := next(source, None)) is not None:
+                while spent is None and len(in_flight) < window and (request := next(source, None)) is not None:
                     future = asyncio.run_coroutine_threadsafe(_awaited(call(request)), self.loop)
                     in_flight.add(future)
                     future.add_done_callback(finished.put)
+                if not in_flight and spent is not None:
+                    raise spent
                 if not in_flight:
                     return
                 future = finished.get()
                 in_flight.discard(future)
-                yield future.result()
+                try:
+                    result = future.result()
+                except BudgetSpent as error:
+                    spent = error
+                    continue
+                yield result
         finally:
             for future in in_flight:
                 future.cancel()

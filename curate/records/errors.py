@@ -38,6 +38,10 @@ class EngineError(FourHabitsError):
     exit_code = 4
 
 
+class BudgetSpent(EngineError):
+    """No further request may be made; those that are on their way are paid for, and their answers still come."""
+
+
 class OutputError(FourHabitsError):
     """The output folder cannot be written: disk full, read-only, missing."""
 

@@ -1,29 +1,37 @@
-"""Behaviors in responses: the parser's counts, a judge that sometimes gives no number, and usefulness at equal length."""
+"""Behaviors in responses: the parser's counts, what is read and what is left out, each row accounted for."""
 
 import json
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from curate.records.errors import UserError
+from curate.records.manifest import read_manifest
 from eval import traces
-from eval.traces import TracesSettings, usefulness
-from tests.endpoint import Endpoint
+from eval.traces import TracesSettings
+from tests.helpers import real_data
 from tests.rl.tiny import small_model, small_tasks
 
 RESPONSES = ["2+3=5 no\n2*3=6 yes\n<answer>2*3</answer>", "2*3=6\n<answer>2*3</answer>", "I need 5 first: 2+3=5 no\n<answer>2+3</answer>"]
 
 
+def rows(**changes):
+    return [
+        {"numbers": [2, 3], "target": 6, "response": text, "task": 0, "correct": "2*3</" in text, "num_tokens": 9} | changes
+        for text in RESPONSES
+    ]
+
+
+def write(path, given, schema=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(given, schema), path)
+    return path
+
+
 @pytest.fixture
 def responses(tmp_path):
-    rows = [
-        {"numbers": [2, 3], "target": 6, "response": text, "task": 0, "correct": "2*3</" in text, "num_tokens": 9} for text in RESPONSES
-    ]
-    (tmp_path / "responses").mkdir()
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "responses" / "part.parquet")
-    return tmp_path / "responses"
+    return write(tmp_path / "responses" / "part.parquet", rows()).parent
 
 
 def summary(out):
@@ -49,59 +57,60 @@ def test_a_gate_on_tries_and_checks(responses, tmp_path):
             traces.run(TracesSettings(responses=(responses,), out=tmp_path / "c", require=(wrong,)))
 
 
-def test_a_judge_without_a_number_is_counted_not_zero(responses, tmp_path, capsys):
-    def answer(number, body):
-        text = body["messages"][-1]["content"]
-        checks = 2 if " no\n" in text else 0
-        said = "I cannot say." if "stated intermediate goals" in text else f"so <count> {checks} </count>."
-        message = {
-            "choices": [{"message": {"content": said}, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 5, "completion_tokens": 5},
-        }
-        return 200, {"Content-Type": "application/json"}, json.dumps(message).encode()
-
-    endpoint = Endpoint(fault=answer)
-    traces.run(TracesSettings(responses=(responses,), out=tmp_path / "out", judge="openai", base_url=endpoint.url))
-    found = summary(tmp_path / "out")["judge"]
-    assert found["subgoal_setting"] == {"answered": 0, "unanswered": 3}
-    assert found["verification"]["answered"] == 3 and found["verification"]["judge_mean"] == pytest.approx(4 / 3)
-    assert found["verification"]["kappa"] == pytest.approx(1.0)
-    assert "no answer held a number" in capsys.readouterr().out
-    assert pq.read_table(tmp_path / "out" / traces.TABLE)["judge_subgoal_setting"].to_pylist() == [None] * 3
+def test_greedy_responses_are_not_counted_with_sampled_ones(tmp_path, capsys):
+    write(tmp_path / "r" / "set-0-sampled-0000000.parquet", rows())
+    greedy = write(tmp_path / "r" / "set-0-greedy-0000000.parquet", rows()[:1])
+    traces.run(TracesSettings(responses=(tmp_path / "r",), out=tmp_path / "r"))
+    assert summary(tmp_path / "r")["responses"] == 3 and f"left out: {greedy}" in capsys.readouterr().out
+    traces.run(TracesSettings(responses=(tmp_path / "r",), out=tmp_path / "r"))  # its own table lies there now
+    assert summary(tmp_path / "r")["responses"] == 3
+    assert read_manifest(tmp_path / "r").notes["files left out"] == [str(greedy), str(tmp_path / "r" / traces.TABLE)]
+    traces.run(TracesSettings(responses=(greedy,), out=tmp_path / "out"))
+    assert summary(tmp_path / "out")["responses"] == 1
 
 
-def simulated(effect: float, by_length: float, tasks: int = 150) -> list[dict]:
-    """Responses whose success depends on the task, on a behavior (log odds `effect`) and on length (`by_length`), which go together."""
-    generator = np.random.default_rng(0)
-    rows = []
-    for task in range(tasks):
-        ability = generator.normal(0, 1.5)
-        for _ in range(8):
-            length = generator.normal(4, 0.5)
-            shows = generator.random() < 1 / (1 + np.exp(-(length - 4) * 3))
-            odds = ability + effect * shows + by_length * (length - 4)
-            rows.append(
-                {
-                    "task": task,
-                    "correct": bool(generator.random() < 1 / (1 + np.exp(-odds))),
-                    "verification": int(shows),
-                    "num_tokens": int(np.exp(length)),
-                }
-            )
-    return rows
+def test_columns_that_only_some_files_or_sources_have_are_kept(tmp_path):
+    bare = [{name: row[name] for name in ("numbers", "target", "response")} for row in rows()]
+    write(tmp_path / "both" / "a.parquet", bare)
+    write(tmp_path / "both" / "b.parquet", rows())
+    first = write(tmp_path / "bare.parquet", bare)
+    traces.run(TracesSettings(responses=(first, tmp_path / "both"), out=tmp_path / "out"))
+    sources = json.loads((tmp_path / "out" / traces.SUMMARY).read_text())["sources"]
+    assert "accuracy" not in sources[str(first)]
+    assert sources[str(tmp_path / "both")]["accuracy"] == pytest.approx(2 / 3) and sources[str(tmp_path / "both")]["scored"] == 3
+    table = pq.read_table(tmp_path / "out" / traces.TABLE)
+    assert table["correct"].to_pylist() == [None] * 6 + [True, True, False] and table["num_tokens"].null_count == 6
 
 
-def test_usefulness_is_asked_at_equal_length():
-    found = usefulness(simulated(effect=1.0, by_length=0.0), "verification")
-    assert found["low"] < np.e < found["high"] and found["low"] > 1.3
-    longer = usefulness(simulated(effect=0.0, by_length=2.0), "verification")  # length alone helps, and goes with the behavior
-    assert longer["low"] < 1 < longer["high"]
+def test_rows_without_a_response_are_counted(tmp_path, capsys):
+    file = write(tmp_path / "r.parquet", [*rows(), rows()[0] | {"response": None}, rows()[0] | {"numbers": None}])
+    traces.run(TracesSettings(responses=(file,), out=tmp_path / "out", limit=2))
+    manifest = read_manifest(tmp_path / "out")
+    assert (manifest.rows_in, manifest.rows_out) == (5, 2)
+    assert manifest.dropped == {"no response (null)": 1, "no numbers or no target (null)": 1, "not drawn (--limit)": 1}
+    assert "dropped: 1 × no response (null)" in capsys.readouterr().out
 
 
-def test_profiles_of_models(tmp_path):
+def test_numbers_as_json_text(tmp_path):
+    file = write(tmp_path / "r.parquet", rows(numbers="[2, 3]", task="train-7"))
+    traces.run(TracesSettings(responses=(file,), out=tmp_path / "out"))
+    assert summary(tmp_path / "out")["counts"]["attempts"]["mean"] == pytest.approx(4 / 3)
+    table = pq.read_table(tmp_path / "out" / traces.TABLE)
+    assert table["numbers"].to_pylist() == [[2, 3]] * 3 and table["task"].to_pylist() == ["train-7"] * 3
+
+
+def test_traces_by_a_teacher_of_another_layout(tmp_path):
+    file = real_data("countdown/teacher_traces_2k.parquet")
+    traces.run(TracesSettings(responses=(file,), out=tmp_path / "out", limit=50))
+    assert summary(tmp_path / "out")["counts"]["attempts"]["mean"] > 0.5
+
+
+def test_profiles_of_models_in_their_own_frame(tmp_path):
     model, data = small_model(tmp_path / "model"), small_tasks(tmp_path / "tasks")
-    traces.run(TracesSettings(models=(str(model),), data=data, preset="tiny", out=tmp_path / "out", limit=20))
+    given = {"models": (str(model),), "data": data, "preset": "tiny", "out": tmp_path / "out", "limit": 20, "template": "set"}
+    traces.run(TracesSettings(**given))
     assert summary(tmp_path / "out")["responses"] == 20
+    assert read_manifest(tmp_path / "out" / "model-0").settings["template"] == "set"
 
 
 @pytest.mark.parametrize(
@@ -110,13 +119,26 @@ def test_profiles_of_models(tmp_path):
         ({}, "--responses"),
         ({"models": ("x",)}, "--data is needed"),
         ({"responses": ("nowhere",)}, "nowhere does not exist"),
-        ({"responses": ("bad",)}, "has no column numbers"),
+        ({"responses": ("bad.parquet",)}, "has no column numbers"),
+        ({"responses": ("empty.parquet",)}, r"empty.parquet holds no responses \(its files have no rows\)"),
+        ({"responses": ("null.parquet",)}, r"null.parquet holds no responses \(3 × no response \(null\)\)"),
+        ({"responses": ("words.parquet",)}, "words.parquet: numbers 'two, three' are no list of whole numbers"),
+        ({"responses": ("halves.parquet",)}, r"halves.parquet: numbers '\[0.5\]' are no list of whole numbers"),
+        ({"responses": ("text.parquet",)}, "text.parquet: column target is string; a whole number is meant"),
+        ({"responses": ("bad.parquet", "bad.parquet")}, "is named twice"),
+        ({"responses": ("bad.parquet",), "template": "set"}, "--template means nothing without --models"),
+        ({"responses": ("bad.parquet",), "judge_model": "x"}, "--judge-model means nothing without --judge"),
+        ({"responses": ("bad.parquet",), "judge": "openai"}, "--base-url is needed"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, given, message):
-    (tmp_path / "bad").mkdir()
-    pq.write_table(pa.table({"x": [1]}), tmp_path / "bad" / "x.parquet")
+    write(tmp_path / "bad.parquet", [{"x": 1}])
+    write(tmp_path / "empty.parquet", [], pa.Table.from_pylist(rows()).schema)
+    write(tmp_path / "null.parquet", rows(response=None))
+    write(tmp_path / "words.parquet", rows(numbers="two, three"))
+    write(tmp_path / "halves.parquet", rows(numbers=[0.5]))
+    write(tmp_path / "text.parquet", rows(target="6"))
     if "responses" in given:
-        given = {"responses": (tmp_path / given["responses"][0],)}
+        given = given | {"responses": tuple(tmp_path / name for name in given["responses"])}
     with pytest.raises(UserError, match=message):
         traces.run(TracesSettings(**given, out=tmp_path / "out"))
