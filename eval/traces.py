@@ -39,6 +39,8 @@ class TracesSettings:
     data: Path | None = option(None, "Tasks for --models: a folder of `rl tasks`")
     preset: str = option("four-habits", "Prompt and limits for --models", choices=("four-habits", "modern", "tiny"))
     template: str | None = option(None, "Prompt for --models: tinyzero, short, set, or a text with {numbers} and {target} [preset]")
+    max_prompt_tokens: int | None = option(None, "Longer prompts of --models are refused and counted [preset]", at_least=1)
+    max_response_tokens: int | None = option(None, "Tokens of a response of --models [preset]", at_least=1)
     sampler: str = option("torch", "Where the responses of --models come from", choices=("torch", "vllm"))
     out: Path | None = option(None, "Folder for traces.parquet, traces.json and manifest.json", hashed=False)
     limit: int | None = option(None, "Only so many responses of each, drawn at random", at_least=1)
@@ -61,7 +63,7 @@ class TracesSettings:
 
 # Options that mean something beside another one only.
 BESIDE = {
-    "models": ("data", "preset", "template", "sampler"),
+    "models": ("data", "preset", "template", "max_prompt_tokens", "max_response_tokens", "sampler"),
     "judge": (
         *("judge_model", "base_url", "api_key_env", "max_requests", "max_in_flight"),
         *("max_dollars", "price_in", "price_out", "yes", "ask_above_dollars"),
@@ -242,6 +244,6 @@ def _sampled(model: str, settings: TracesSettings, out: Path) -> Path:
     from eval import countdown
 
     assert settings.data is not None
-    given = {name: getattr(settings, name) for name in ("preset", "template", "sampler", "seed")}
+    given = {name: getattr(settings, name) for name in (*BESIDE["models"], "seed") if name != "data"}
     countdown.run(countdown.CountdownSettings(model=model, data=(settings.data,), out=out, greedy=False, **given))
     return out / "responses"

@@ -107,8 +107,8 @@ def test_traces_by_a_teacher_of_another_layout(tmp_path):
 
 def test_profiles_of_models_in_their_own_frame(tmp_path):
     model, data = small_model(tmp_path / "model"), small_tasks(tmp_path / "tasks")
-    given = {"models": (str(model),), "data": data, "preset": "tiny", "out": tmp_path / "out", "limit": 20, "template": "set"}
-    traces.run(TracesSettings(**given))
+    given = {"models": (str(model),), "data": data, "preset": "tiny", "out": tmp_path / "out", "limit": 20}
+    traces.run(TracesSettings(**given, template="set", max_prompt_tokens=256, max_response_tokens=16))
     assert summary(tmp_path / "out")["responses"] == 20
     assert read_manifest(tmp_path / "out" / "model-0").settings["template"] == "set"
 
