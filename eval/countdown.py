@@ -1,7 +1,8 @@
 """`evals countdown`: what a model can do on Countdown tasks, measured once and read in several ways.
 
 Each task is answered `--samples-per-task` times at T=1 and once greedily. From the same responses: accuracy with intervals, pass@k
-(unbiased), accuracy within a response budget (a response cut after B tokens is what sampling with that limit would have given), and
+(unbiased), accuracy within a response budget (a response cut after B tokens is what sampling with that limit would have given, and counts
+as the scorer would count that), and
 sequential against parallel use of the same budget (one response of B tokens, or n of B/n with the right one recognised, which the game
 allows). Several `--data` folders give several rows: held-out operand counts and ranges are task sets like any other (`rl tasks`).
 """
@@ -9,27 +10,25 @@ allows). Several `--data` folders give several rows: held-out operand counts and
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.records.command import require
 from curate.records.errors import UserError
 from curate.records.manifest import InputFile, Manifest, file_sha256
-from curate.records.parts import write_json, write_part
+from curate.records.parts import write_json
 from curate.records.progress import progress
 from curate.records.settings import option, to_dict
-from eval import statistics
-from rl.evaluate import wilson
-from rl.parts import part_is_done
+from eval.accuracy import GREEDY, SAMPLED, summarise
+from rl.countdown import Task
+from rl.parts import part
 from rl.scoring import NUMBER_RULES, SYNTAXES
 from rl.tasks import FILE_NAME, read_tasks
 
-SAMPLED, GREEDY = "sampled", "greedy"
 NOISE = 11  # purpose number of this stage's random streams, unlike those of `rl ppo`
 SUMMARY = "summary.json"
 
@@ -72,19 +71,20 @@ def run(settings: CountdownSettings) -> None:
     if empty := [str(path) for path, tasks in sets if not tasks]:
         raise UserError(f"no {settings.split} tasks in {', '.join(empty)}")
     budgets = _budgets(settings)
-    parts, refused = answer(settings, sets, out)
+    files = [path / FILE_NAME if path.is_dir() else path for path, _ in sets]
+    inputs = [InputFile(str(file), file_sha256(file), len(tasks), file.stat().st_size) for file, (_, tasks) in zip(files, sets)]
+    parts, refused, model = answer(settings, sets, inputs, out)
     found: list[dict[str, Any]] = [
-        {"data": str(path), "num_tasks": len(tasks), "refused_prompts": refused[place]} | summarise(parts[place], settings, budgets)
+        {"data": str(path), "num_tasks": len(tasks), "refused_prompts": refused[place]}
+        | summarise(parts[place], settings.samples_per_task, budgets)
         for place, (path, tasks) in enumerate(sets)
     ]
-    files = [path / FILE_NAME if path.is_dir() else path for path, _ in sets]
-    num_answered = sum(row["num_answered"] for row in found)
     manifest = Manifest(
         stage="countdown",
         settings=to_dict(settings),
-        inputs=[InputFile(str(f), file_sha256(f), len(tasks), f.stat().st_size) for f, (_, tasks) in zip(files, sets)],
+        inputs=[*inputs, *model],
         rows_in=sum(len(tasks) for _, tasks in sets),
-        rows_out=num_answered,
+        rows_out=sum(row["num_answered"] for row in found),
         dropped={"prompt over --max-prompt-tokens": sum(refused)} if sum(refused) else {},
         model=settings.model,
         engine=settings.sampler,
@@ -97,12 +97,19 @@ def run(settings: CountdownSettings) -> None:
         show(row)
 
 
-def answer(settings: CountdownSettings, sets: Sequence[tuple[Path, Sequence[Any]]], out: Path) -> tuple[list[list[Path]], list[int]]:
-    """Make the parts that are missing. Returns the files of each set in order, and its number of refused prompts."""
-    from eval.model import Loaded
+def answer(
+    settings: CountdownSettings, sets: Sequence[tuple[Path, Sequence[Task]]], inputs: Sequence[InputFile], out: Path
+) -> tuple[list[list[Path]], list[int], list[InputFile]]:
+    """Make the parts that are missing. Returns the files of each set in order, its number of refused prompts, and the model's files.
+
+    Raises UserError for parts that were made with other settings, another model or other tasks (`inputs`).
+    """
+    from eval.model import Loaded, record_of
+    from train.model import model_files
 
     loaded = Loaded.load(settings)
-    record = to_dict(settings, hashed_only=True)
+    model = model_files(str(settings.model))
+    record = record_of(settings, model, inputs)
     prompted = [loaded.prompts(tasks) for _, tasks in sets]
     parts: list[list[Path]] = []
     passes = [(SAMPLED, settings.samples_per_task, 1.0)] + ([(GREEDY, 1, 0.0)] if settings.greedy else [])
@@ -113,64 +120,13 @@ def answer(settings: CountdownSettings, sets: Sequence[tuple[Path, Sequence[Any]
             files: list[Path] = []
             for name, samples, temperature in passes:
                 for first in range(0, len(those.tasks), settings.tasks_per_part):
-                    last = min(first + settings.tasks_per_part, len(those.tasks))
+                    places = range(first, min(first + settings.tasks_per_part, len(those.tasks)))
                     path = out / "responses" / f"set-{place}-{name}-{first:07d}.parquet"
-                    files.append(path)
-                    if not part_is_done(path, record):
-                        seed = (settings.seed, NOISE, place, first, int(name == GREEDY))
-                        table = loaded.respond(those, range(first, last), samples, temperature, seed)
-                        write_part(path, table, {"settings": record})
-                    advance((last - first) * samples)
+                    seed = (settings.seed, NOISE, place, first, int(name == GREEDY))
+                    files.append(part(path, record, partial(loaded.respond, those, places, samples, temperature, seed)))
+                    advance(len(places) * samples)
             parts.append(files)
-    return parts, [refused for _, refused in prompted]
-
-
-def summarise(files: Sequence[Path], settings: CountdownSettings, budgets: Sequence[int]) -> dict[str, Any]:
-    """All numbers of one task set from its stored responses."""
-    rows = {name: pl.concat([pl.read_parquet(f) for f in files if f"-{name}-" in f.name] or [pl.DataFrame()]) for name in (SAMPLED, GREEDY)}
-    sampled = rows[SAMPLED]
-    by_task = sampled.group_by("task", maintain_order=True).agg(pl.col("correct").sum(), pl.len().alias("n"))
-    found: dict[str, Any] = {"num_answered": len(by_task), "samples_per_task": settings.samples_per_task}
-    for name, table in rows.items():
-        if len(table):
-            found[name] = _share(table) | {
-                "tokens": table["num_tokens"].mean(),
-                "truncated": table["truncated"].mean(),
-                "reasons": {row["reason"]: row["count"] for row in table["reason"].value_counts(sort=True).iter_rows(named=True)},
-                "behaviors": {
-                    b: table[b].mean() for b in ("attempts", "verification", "backtracking", "subgoal_setting", "backward_chaining")
-                },
-            }
-    ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= settings.samples_per_task]
-    pairs = list(zip(by_task["correct"].to_list(), by_task["n"].to_list()))
-    found["pass_at_k"] = {k: float(np.mean([statistics.pass_at_k(c, n, k) for c, n in pairs])) for k in ks}
-    counted = sampled.with_columns(pl.col("numbers").list.len().alias("operands"))
-    found["by_operands"] = {int(n): _share(group) for (n,), group in sorted(counted.group_by("operands"))}
-    found["by_budget"] = {b: float(np.mean((sampled["correct"] & (sampled["tokens_to_answer"] <= b)).to_numpy())) for b in budgets}
-    found["sequential_against_parallel"] = [parallel(sampled, budget, ks) for budget in budgets]
-    return found
-
-
-def _share(table: pl.DataFrame) -> dict[str, Any]:
-    """Accuracy with its interval: Wilson's for one response a task; else by tasks, whose responses are not independent."""
-    tasks = table.group_by("task").agg(pl.col("correct").mean(), pl.len())
-    accuracy = float(np.mean(table["correct"].to_numpy()))
-    if tasks["len"].max() == 1:
-        low, high = wilson(int(table["correct"].sum()), len(table))
-    else:
-        half = statistics.half_width(tasks["correct"].to_numpy()) if len(tasks) > 1 else 1.0
-        low, high = max(0.0, accuracy - half), min(1.0, accuracy + half)
-    return {"accuracy": accuracy, "low": low, "high": high, "responses": len(table)}
-
-
-def parallel(sampled: pl.DataFrame, budget: int, ks: Sequence[int]) -> dict[str, Any]:
-    """Accuracy for `budget` tokens a task, spent on n responses of budget/n each; n = 1 is sequential."""
-    row: dict[str, Any] = {"budget_tokens": budget}
-    for k in ks:
-        within = sampled.with_columns((pl.col("correct") & (pl.col("tokens_to_answer") <= budget // k)).alias("right"))
-        by_task = within.group_by("task").agg(pl.col("right").sum(), pl.len())
-        row[f"best_of_{k}"] = float(np.mean([statistics.pass_at_k(c, n, k) for c, n in zip(by_task["right"], by_task["len"])]))
-    return row
+    return parts, [refused for _, refused in prompted], model
 
 
 def show(row: dict[str, Any]) -> None:

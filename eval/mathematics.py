@@ -4,12 +4,12 @@ The study's own argument is generality: what a model gains on one game should no
 `evals countdown`: the game of 24 is `rl tasks --operands 4 --max-number 13 --min-target 24 --max-target 24 --rational`.
 """
 
-import json
-import re
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,15 @@ import pyarrow.parquet as pq
 from curate.records.command import require
 from curate.records.errors import UserError
 from curate.records.manifest import InputFile, Manifest, file_sha256
-from curate.records.parts import write_json, write_part
+from curate.records.parts import write_json
 from curate.records.progress import progress
 from curate.records.settings import option, to_dict
+from eval.problems import Problem, Problems, is_right, read_problems
 from rl.evaluate import wilson
-from rl.parts import part_is_done
+from rl.parts import part
 
 SUMMARY = "math.json"
-QUESTIONS, ANSWERS = ("question", "problem", "prompt"), ("answer", "solution")
-FINAL = re.compile(r"####\s*(.+?)\s*\Z", re.DOTALL)  # GSM8K
+UNREAD = "no gold answer can be read"
 NOISE = 12
 
 
@@ -36,7 +36,7 @@ class MathSettings:
     """Settings of `evals math`."""
 
     model: str | None = option(None, "A Hugging Face folder or name, or the output folder of `train` or `rl ppo`")
-    problems: tuple[Path, ...] = option((), "Parquet or JSONL with question (or problem) and answer (or solution); repeat")
+    problems: tuple[Path, ...] = option((), "Parquet or JSONL with question (or problem), and solution, answer or both; repeat")
     plain_text: tuple[Path, ...] = option((), "Parquet with `text`: the loss on it, for forgetting; repeat")
     out: Path | None = option(None, "Folder for responses/, math.json and manifest.json", hashed=False)
     limit: int | None = option(None, "Only the first N problems of each file", at_least=1)
@@ -62,23 +62,27 @@ def run(settings: MathSettings) -> None:
         raise UserError("--problems or --plain-text is needed")
     if "{problem}" not in settings.template:
         raise UserError("--template has no {problem}")
-    read = [(path, read_problems(path)[: settings.limit]) for path in settings.problems]
+    read = [read_problems(path, settings.limit) for path in settings.problems]
+    for found in filter(lambda found: found.unread, read):
+        print(f"warning: {found.path}: {_told(found.unread, found.num_rows)}", file=sys.stderr, flush=True)
+    inputs = [InputFile(str(found.path), file_sha256(found.path), found.num_rows, found.path.stat().st_size) for found in read]
     summary: dict[str, Any] = {"model": settings.model, "problems": {}, "plain_text": {}}
     dropped: Counter[str] = Counter()
-    if read:
-        for (path, problems), found in zip(read, _answered(settings, read, out)):
-            summary["problems"][str(path)] = found
-            dropped["prompt over --max-prompt-tokens"] += len(problems) - found["answered"]
+    results, model = answer(settings, read, inputs, out) if read else ([], [])
+    for problems, result in zip(read, results):
+        summary["problems"][str(problems.path)] = result
+        dropped[UNREAD] += len(problems.unread)
+        dropped["prompt over --max-prompt-tokens"] += len(problems.rows) - result["answered"]
     for path in settings.plain_text:
         summary["plain_text"][str(path)] = plain_loss(settings, path)
-    total = sum(len(problems) for _, problems in read)
-    files = [*settings.problems, *settings.plain_text]
+        if path.is_file():
+            inputs.append(InputFile(str(path), file_sha256(path), 0, path.stat().st_size))
     manifest = Manifest(
         stage="math",
         settings=to_dict(settings),
-        inputs=[InputFile(str(path), file_sha256(path), 0, path.stat().st_size) for path in files if path.is_file()],
-        rows_in=total,
-        rows_out=total - sum(dropped.values()),
+        inputs=[*inputs, *model],
+        rows_in=sum(problems.num_rows for problems in read),
+        rows_out=sum(result["answered"] for result in results),
         dropped={reason: number for reason, number in dropped.items() if number},
         model=settings.model,
         engine=settings.sampler,
@@ -94,91 +98,65 @@ def run(settings: MathSettings) -> None:
         print(f"{name}: loss {item['loss']:.4f} a token over {item['targets']:,} tokens of {item['documents']} documents")
 
 
-def read_problems(path: Path) -> list[tuple[str, str]]:
-    """(problem, gold answer) of each row. GSM8K's answer is what follows `####`, MATH's the last boxed expression of the solution.
+def _told(unread: dict[str, str], num_rows: int) -> str:
+    shown = ", ".join(f"{place}: {text!r}" for place, text in list(unread.items())[:3])
+    return f"no gold answer can be read in {len(unread)} of {num_rows} rows, which are left out ({shown}{', …' if len(unread) > 3 else ''})"
 
-    Raises UserError for a file that cannot be read, has other columns, or an answer that cannot be read as mathematics.
+
+def answer(
+    settings: MathSettings, read: Sequence[Problems], inputs: Sequence[InputFile], out: Path
+) -> tuple[list[dict[str, Any]], list[InputFile]]:
+    """Make the parts that are missing. Returns the numbers of each file of problems, and the model's files.
+
+    Raises UserError for parts that were made with other settings, another model or other problems (`inputs`).
     """
-    try:
-        if path.suffix == ".parquet":
-            rows = pq.read_table(path).to_pylist()
-        else:
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
-    if not rows:
-        raise UserError(f"{path} has no rows")
-    question = next((name for name in QUESTIONS if name in rows[0]), None)
-    answer = next((name for name in ANSWERS if name in rows[0]), None)
-    if question is None or answer is None:
-        raise UserError(f"{path} has columns {', '.join(rows[0])}; problems need {' or '.join(QUESTIONS)} and {' or '.join(ANSWERS)}")
-    found = []
-    for place, row in enumerate(rows):
-        final = FINAL.search(str(row[answer]))
-        gold = final[1].replace(",", "") if final else str(row[answer])
-        if not _parsed(gold):
-            raise UserError(f"{path} row {place}: no answer can be read from {str(row[answer])[-80:]!r}")
-        found.append((str(row[question]), gold))
-    return found
-
-
-def is_right(response: str, gold: str) -> tuple[bool, bool]:
-    """(right, readable): whether the response's final answer equals the gold one, and whether it has one at all."""
-    from math_verify import verify
-
-    said = _parsed(response)
-    return bool(said) and bool(verify(_parsed(gold), said)), bool(said)
-
-
-def _parsed(text: str) -> list[Any]:
-    from math_verify import parse
-
-    return parse(text)
-
-
-def _answered(settings: MathSettings, read: Sequence[tuple[Path, list[tuple[str, str]]]], out: Path) -> list[dict[str, Any]]:
-    from eval.model import generate_texts, load_sampler
+    from eval.model import generate_texts, load_sampler, record_of
     from rl.samplers.base import check_prompts
     from train.data import encode
+    from train.model import model_files
 
     tokenizer, sampler = load_sampler(settings)
-    record = to_dict(settings, hashed_only=True)
+    model = model_files(str(settings.model))
+    record = record_of(settings, model, inputs)
+
+    def respond(problems: Sequence[Problem], prompts: Sequence[list[int]], seed: tuple[int, ...]) -> pa.Table:
+        rows = []
+        for problem, made in zip(problems, generate_texts(tokenizer, sampler, prompts, settings, seed)):
+            correct, readable = is_right(made["response"], problem.gold)
+            rows.append({"problem": problem.number, "gold": problem.gold, **made, "correct": correct, "readable": readable})
+        return pa.Table.from_pylist(rows)
+
     results = []
-    with progress("problems", sum(len(problems) for _, problems in read), unit="problems") as advance:
-        for place, (_, problems) in enumerate(read):
-            prompts = encode(tokenizer, [settings.template.replace("{problem}", problem) for problem, _ in problems])
+    with progress("problems", sum(len(found.rows) for found in read), unit="problems") as advance:
+        for place, found in enumerate(read):
+            prompts = encode(tokenizer, [settings.template.replace("{problem}", problem.question) for problem in found.rows])
             refused = set(check_prompts(prompts, settings.max_prompt_tokens))
-            kept = [number for number in range(len(problems)) if number not in refused]
+            kept = [number for number in range(len(prompts)) if number not in refused]
             if not kept:
                 raise UserError(f"every prompt is over --max-prompt-tokens {settings.max_prompt_tokens}; raise it")
-            rows: list[dict[str, Any]] = []
+            files = []
             for first in range(0, len(kept), settings.problems_per_part):
                 numbers = kept[first : first + settings.problems_per_part]
-                path = out / "responses" / f"set-{place}-{first:07d}.parquet"
-                if not part_is_done(path, record):
-                    noise_seed = (settings.seed, NOISE, place, first)
-                    made = generate_texts(tokenizer, sampler, [prompts[n] for n in numbers], settings, noise_seed)
-                    table = [{"problem": n, **answer} for n, answer in zip(numbers, made)]
-                    for row in table:
-                        row["correct"], row["readable"] = is_right(row["response"], problems[row["problem"]][1])
-                    write_part(path, pa.Table.from_pylist(table), {"settings": record})
-                rows += pq.read_table(path).to_pylist()
+                asked = [found.rows[n] for n in numbers], [prompts[n] for n in numbers], (settings.seed, NOISE, place, first)
+                files.append(part(out / "responses" / f"set-{place}-{first:07d}.parquet", record, partial(respond, *asked)))
                 advance(len(numbers))
             advance(len(refused))
-            correct = sum(row["correct"] for row in rows)
-            low, high = wilson(correct, len(rows))
-            results.append(
-                {
-                    "accuracy": correct / len(rows),
-                    "low": low,
-                    "high": high,
-                    "answered": len(rows),
-                    "tokens": sum(row["num_tokens"] for row in rows) / len(rows),
-                    "truncated": sum(row["truncated"] for row in rows) / len(rows),
-                    "unread": sum(not row["readable"] for row in rows),
-                }
-            )
-    return results
+            results.append(_summary(pa.concat_tables(map(pq.read_table, files)).to_pylist()) | {"gold_unread": found.unread})
+    return results, model
+
+
+def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    correct = sum(row["correct"] for row in rows)
+    low, high = wilson(correct, len(rows))
+    return {
+        "accuracy": correct / len(rows),
+        "low": low,
+        "high": high,
+        "answered": len(rows),
+        "tokens": sum(row["num_tokens"] for row in rows) / len(rows),
+        "truncated": sum(row["truncated"] for row in rows) / len(rows),
+        "unread": sum(not row["readable"] for row in rows),
+    }
 
 
 def plain_loss(settings: MathSettings, path: Path) -> dict[str, Any]:

@@ -1,25 +1,32 @@
 """A model ready to answer Countdown tasks, through the samplers of `rl`."""
 
 import dataclasses
+import functools
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from curate.records.manifest import InputFile
+from curate.records.settings import to_dict
 from rl import rollouts
 from rl.build import ready_sampler
 from rl.countdown import Task
-from rl.rollouts import Prompted, Rollout
-from rl.samplers.base import Sampler, Sampling, uniform_noise
+from rl.rollouts import Prompted
+from rl.samplers.base import Sampler, Sampling, Token, uniform_noise
 from rl.scoring import CLOSE
 from rl.settings import PPOSettings, resolve
+from rl.tinyzero import MARKERS
 
 if TYPE_CHECKING:
     from eval.countdown import CountdownSettings
     from eval.mathematics import MathSettings
 
-TO_ANSWER = "tokens_to_answer"
+VERDICTS = pa.field("verdicts", pa.list_(pa.struct([("tokens", pa.int32()), ("correct", pa.bool_())])))
+# where a scorer's verdict on a prefix can change: the reference's reads the last line of what follows a marker
+MARKS = {"exact": (CLOSE,), "tinyzero": (CLOSE, "\n", *MARKERS)}
 
 
 @dataclass
@@ -42,8 +49,7 @@ class Loaded:
         return rollouts.prompts_for(tasks, self.settings, self.tokenizer)
 
     def respond(self, prompted: Prompted, places: range, samples: int, temperature: float, seed: tuple[int, ...]) -> pa.Table:
-        """Responses to the tasks at `places` as a table `rollouts`, with `tokens_to_answer`: tokens to the end of the last answer, or
-        of the response when there is none."""
+        """Responses to the tasks at `places` as a table `rollouts`, with their `verdicts`."""
         found = rollouts.roll_out(
             self.sampler,
             prompted,
@@ -55,23 +61,38 @@ class Loaded:
             noise_seed=seed,
             num_groups=len(places),
         )
-        return rollouts.table(0, prompted, found).append_column(
-            TO_ANSWER, pa.array([self.tokens_to_answer(item) for item in found], pa.int32())
-        )
+        verdicts = [self.verdicts(item.sample.tokens, prompted.texts[item.task], prompted.tasks[item.task]) for item in found]
+        return rollouts.table(0, prompted, found).append_column(VERDICTS, pa.array(verdicts, VERDICTS.type))
 
-    def tokens_to_answer(self, item: Rollout) -> int:
-        """Tokens up to the end of the answer that was scored; all of them when there is none."""
-        tokens, wanted = item.sample.tokens, item.text.count(CLOSE)
-        if not wanted:
-            return len(tokens)
-        low, high = 1, len(tokens)
-        while low < high:
-            middle = (low + high) // 2
-            if self.tokenizer.decode(tokens[:middle], skip_special_tokens=True).count(CLOSE) < wanted:
-                low = middle + 1
-            else:
-                high = middle
-        return low
+    def verdicts(self, tokens: Sequence[Token], prompt: str, task: Task) -> list[dict[str, Any]]:
+        """What the scorer says of a response's prefixes: `correct` from `tokens` tokens on, until the next one; before the first, wrong.
+
+        There is one for every closed answer (and for what else changes the verdict of the scorer), so a right answer that is followed by
+        another problem's is right within a budget that ends between the two.
+        """
+        marks = MARKS[self.settings.scorer]
+
+        @functools.cache
+        def prefix(length: int) -> str:
+            return self.tokenizer.decode(tokens[:length], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+        def seen(length: int) -> int:
+            return sum(prefix(length).count(mark) for mark in marks)
+
+        found: list[dict[str, Any]] = []
+        length, before, total = 0, 0, seen(len(tokens))
+        while before < total:
+            length = min(bisect_left(range(len(tokens) + 1), before + 1, lo=length, key=seen), len(tokens))
+            before = max(before + 1, seen(length))
+            correct = rollouts.score_response(prompt, prefix(length), *task, self.settings).correct
+            found.append({"tokens": length, "correct": correct})
+        return found
+
+
+def record_of(given: "CountdownSettings | MathSettings", model: Sequence[InputFile], data: Sequence[InputFile]) -> dict[str, Any]:
+    """What stored responses depend on: settings, and the contents of the model's files and of the tasks. A path alone says neither."""
+    hashes = {"model_sha256": [file.sha256 for file in model], "data_sha256": [file.sha256 for file in data]}
+    return to_dict(given, hashed_only=True) | hashes
 
 
 def load_sampler(given: "MathSettings") -> tuple[Any, Sampler]:

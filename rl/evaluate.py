@@ -16,8 +16,8 @@ EVAL_NOISE = 6
 Z_95 = 1.959963984540054
 
 
-def wilson(successes: int, trials: int, z: float = Z_95) -> tuple[float, float]:
-    """Wilson's score interval of a share; (0, 1) without trials. E. B. Wilson, JASA 22 (1927)."""
+def wilson(successes: float, trials: float, z: float = Z_95) -> tuple[float, float]:
+    """Wilson's score interval of a share; (0, 1) without trials, which need not be a whole number. E. B. Wilson, JASA 22 (1927)."""
     if trials == 0:
         return 0.0, 1.0
     share = successes / trials

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from curate.records.errors import UserError
-from curate.records.manifest import InputFile, file_sha256
+from curate.records.manifest import InputFile
 from curate.records.parts import write_part
 from curate.records.progress import progress
 from rl import primed, rollouts
@@ -24,13 +24,12 @@ from rl.prime_traces import EVERY
 from rl.primed import Made
 from rl.samplers.base import Sampling
 from rl.settings import PPOSettings, resolve
-from train.model import model_folder
+from train.model import model_files, model_folder
 
 if TYPE_CHECKING:
     from rl.prime import PrimeSettings
 
 TASKS_PER_PART = 256
-NOT_OF_THE_MODEL = ("manifest.json", "settings.json")  # what a run of ours leaves beside it
 NOISE = 12  # purpose number of these random streams, unlike those of `rl ppo` and `evals`
 WRONG = ("wrong_value", "numbers")  # a complete expression: another value, or not the numbers given
 DROPPED = {"correct": "correct", "no_answer": "no answer", "empty": "no answer", "division_by_zero": "division by zero"}
@@ -94,12 +93,11 @@ def why_not(response: dict[str, Any], whole_profile: bool, seen: set[tuple[Any, 
 def files_of(checkpoint: Path) -> list[InputFile]:
     """The files that decide what the model says: weights, configuration, tokenizer. Raises UserError when the folder holds no model."""
     folder = Path(model_folder(str(checkpoint)))
-    files = sorted(folder.glob("*.safetensors"))
-    if not files or not (folder / "config.json").is_file():
-        lacks = "no config.json" if files else "no *.safetensors" if folder.is_dir() else "no such folder"
+    weights = any(folder.glob("*.safetensors"))
+    if not weights or not (folder / "config.json").is_file():
+        lacks = "no config.json" if weights else "no *.safetensors" if folder.is_dir() else "no such folder"
         raise UserError(f"--from-checkpoint {checkpoint} is no model ({lacks}): give the output of `train sft`, or a Hugging Face folder")
-    files += [path for path in sorted(folder.glob("*.json")) if path.name not in NOT_OF_THE_MODEL]
-    return [InputFile(str(file), file_sha256(file), 0, file.stat().st_size) for file in files]
+    return model_files(str(folder))
 
 
 def ppo_settings(settings: "PrimeSettings") -> PPOSettings:

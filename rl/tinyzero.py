@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from rl.scoring import CLOSE, OPEN, Score
 
+MARKERS = ("Assistant:", "<|im_start|>assistant")  # what is scored follows the first of them
 MAX_CHARS = 1_000
 MAX_POWER_BITS = 4_096
 _ALLOWED = re.compile(r"^[\d+\-*/().\s]+$")
@@ -47,7 +48,7 @@ def score(text: str, numbers: Sequence[int], target: int, *, format_reward: floa
 
 
 def _extract(text: str) -> str | None:
-    for marker in ("Assistant:", "<|im_start|>assistant"):
+    for marker in MARKERS:
         if marker in text:
             last_line = text.split(marker, 1)[1].split("\n")[-1]
             return _last_answer(last_line)

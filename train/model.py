@@ -7,12 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from curate.records.errors import UserError
+from curate.records.manifest import InputFile, file_sha256
 from train.attention import packed_inputs, use_packed_attention
 from train.losses import chunked_cross_entropy
 from train.packing import Row
 from train.tiny import make_tiny_model, make_tiny_tokenizer
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+FILES_OF_A_MODEL = ("*.safetensors", "*.bin", "*.json", "*.model", "merges.txt", "vocab.txt", "*.jinja")
+NOT_OF_THE_MODEL = ("manifest.json", "settings.json")  # what a run of ours leaves beside it
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
@@ -46,6 +49,25 @@ def model_folder(name: str) -> str:
     """`name`, or the `model` folder inside it when it is the output folder of a training run."""
     inner = Path(name) / "model"
     return str(inner) if (inner / "config.json").is_file() else name
+
+
+def model_files(name: str) -> list[InputFile]:
+    """The files that decide what `--model name` says, with their hashes: weights first, then configuration and tokenizer.
+
+    Of a model of the hub the files in its cache, so load it first; none for `tiny`. Raises UserError when the hub's cache does not have it.
+    """
+    if name.split(":")[0] == "tiny":
+        return []
+    folder = Path(model_folder(name))
+    if not folder.is_dir():
+        from transformers.utils import cached_file
+
+        try:
+            folder = Path(str(cached_file(name, "config.json", local_files_only=True))).parent
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot find the files of the model {name}: {_first_line(error)}") from None
+    files = [path for pattern in FILES_OF_A_MODEL for path in sorted(folder.glob(pattern)) if path.name not in NOT_OF_THE_MODEL]
+    return [InputFile(str(file), file_sha256(file), 0, file.stat().st_size) for file in files]
 
 
 def load_tokenizer(name: str) -> Any:

@@ -10,7 +10,8 @@ import torch
 
 from curate.records.errors import UserError
 from eval import mathematics
-from eval.mathematics import MathSettings, is_right, read_problems
+from eval.mathematics import MathSettings
+from eval.problems import Problem, gold_of, is_right, read_problems
 from tests.rl.tiny import small_model
 from train.model import load_model, load_tokenizer
 
@@ -39,15 +40,74 @@ def test_gsm8k_and_math_files_are_read(tmp_path):
     gsm.write_text(json.dumps({"question": "How many?", "answer": "She makes 9 * 2 = $1,800 a day.\n#### 1,800"}) + "\n")
     competition = tmp_path / "math.parquet"
     pq.write_table(pa.table({"problem": ["Solve."], "solution": ["So $x = \\boxed{\\frac{3}{4}}$."]}), competition)
-    assert read_problems(gsm) == [("How many?", "1800")]
-    assert is_right("0.75", read_problems(competition)[0][1])[0]
+    assert read_problems(gsm).rows == [Problem(0, "How many?", "$1,800$")]
+    assert is_right("so 1800", "$1,800$") == (True, True)
+    assert is_right("0.75", read_problems(competition).rows[0].gold)[0]
+
+
+@pytest.mark.parametrize(
+    ("gold", "right", "near"),
+    [
+        (r"6\sqrt{2}", r"\sqrt{72}", "6"),
+        (r"(3, \frac{\pi}{2})", r"(3, \pi/2)", "3"),
+        (r"(-\infty,2]", r"(-\infty, 2]", r"(-\infty,2)"),
+        ("p - q", "-q+p", "q-p"),
+        (r"\text{Evelyn}", "Evelyn", r"\text{Eve}"),
+        ("x^2+2x", "x(x+2)", "x^2-2x"),
+    ],
+)
+@pytest.mark.parametrize("solved", [True, False])
+def test_rows_as_math_500_has_them(tmp_path, gold, right, near, solved):
+    """(problem, solution, answer), the answer bare; without the solution's box the answer is read, and both give the same."""
+    solution = f"First $\\boxed{{0}}$ seems right. But it is $\\boxed{{{gold}}}$." if solved else "It is easily seen."
+    path = tmp_path / "math500.jsonl"
+    path.write_text(json.dumps({"problem": "Solve.", "solution": solution, "answer": gold}))
+    (problem,) = read_problems(path).rows
+    assert is_right(f"so it is $\\boxed{{{right}}}$.", problem.gold) == (True, True)
+    assert is_right(f"so it is $\\boxed{{{near}}}$.", problem.gold) == (False, True)
+
+
+@pytest.mark.parametrize("answer", ["none at all", "The answer is 17.", "3 1/2", "2/3 cup", r"\frac{1", " "])
+def test_an_answer_that_could_be_read_wrong_is_not_read(answer):
+    assert gold_of({"answer": answer}) is None
+
+
+def test_gold_answers_that_cannot_be_read_are_named_and_counted(model, tmp_path, capsys):
+    path = tmp_path / "p.jsonl"
+    rows = [{"problem": "1+1?", "answer": "2"}, {"problem": "Who?", "answer": "one of the two"}, {"problem": "2+2?", "answer": 4}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    mathematics.run(MathSettings(model=model, problems=(path,), out=tmp_path / "out", max_response_tokens=4))
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert (manifest["rows_in"], manifest["rows_out"], manifest["dropped"]) == (3, 2, {"no gold answer can be read": 1})
+    assert "1 of 3 rows, which are left out (line 2: 'one of the two')" in capsys.readouterr().err
+    found = json.loads((tmp_path / "out" / mathematics.SUMMARY).read_text())["problems"][str(path)]
+    assert found["gold_unread"] == {"line 2": "one of the two"} and found["answered"] == 2
+    assert pq.read_table(tmp_path / "out" / "responses")["problem"].to_pylist() == [0, 2]
+
+
+def test_responses_of_another_model_or_other_problems_are_refused(tmp_path):
+    path, folder = tmp_path / "p.jsonl", small_model(tmp_path / "model")
+    path.write_text(json.dumps({"question": "1+1?", "answer": "2"}))
+    given = MathSettings(model=str(folder), problems=(path,), out=tmp_path / "out", max_response_tokens=4)
+    mathematics.run(given)
+    small_model(folder, seed=1)
+    with pytest.raises(UserError, match=r"other settings \(model_sha256: 1 of \d gone, 1 new\)"):
+        mathematics.run(given)
+    small_model(folder)
+    path.write_text(json.dumps({"question": "1+1?", "answer": "3"}))
+    with pytest.raises(UserError, match="other settings .*data_sha256"):
+        mathematics.run(given)
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
         ([{"q": 1}], "problems need question"),
-        ([{"question": "a", "answer": "none at all"}], "row 0: no answer can be read"),
+        ([{"question": "a", "answer": "none at all"}], "any of its 1 rows .line 1: 'none at all'"),
+        ([{"question": "a", "answer": "1"}, {"question": "b"}], "line 2 has question; problems need"),
+        ([{"question": "a", "answer": "1"}, ["b"]], "line 2: a problem is an object"),
+        ([{"question": 3, "answer": "1"}], "line 1: the question is no text"),
+        ([{"question": "a", "answer": ["1"]}], "line 1: answer is neither text nor a number"),
         ([], "has no rows"),
     ],
 )
