@@ -27,7 +27,6 @@ from tests.rl.test_prime_sampling import bigram_model
 from tests.rl.tiny import small_model, small_tasks
 from train.model import load_tokenizer
 
-
 SCHEMA = {"verdicts": pl.List(pl.Struct({"tokens": pl.Int32, "correct": pl.Boolean}))}
 
 
