@@ -2,9 +2,9 @@
 
 Each task is answered `--samples-per-task` times at T=1 and once greedily. From the same responses: accuracy with intervals, pass@k
 (unbiased), accuracy within a response budget (a response cut after B tokens is what sampling with that limit would have given, and counts
-as the scorer would count that), and
-sequential against parallel use of the same budget (one response of B tokens, or n of B/n with the right one recognised, which the game
-allows). Several `--data` folders give several rows: held-out operand counts and ranges are task sets like any other (`rl tasks`).
+as the scorer would count it), and sequential against parallel use of the same budget (one response of B tokens, or n of B/n with the right
+one recognised, which the game allows). Several `--data` folders give several rows: held-out operand counts and ranges are task sets like
+any other (`rl tasks`).
 """
 
 import time
