@@ -47,3 +47,17 @@ def agree(what: str, yes: bool) -> None:
     print(f"{what}. Go on? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise UserError("not agreed to: nothing was started")
+
+
+def agree_to_cost(sent: str, dollars: float, settings: EngineSettings, words: str = "about", agreed: bool = False) -> None:
+    """Ask before `sent` (a clause such as "12 plans are sent to https://…") when that leaves the machine and was not `agreed` to already,
+    and before more than --ask-above-dollars is spent: `dollars`, or --max-dollars where it is less; `words` says how sure the sum is.
+
+    Raises UserError as `agree` does.
+    """
+    reasons = [sent] if leaves_machine(settings) and not agreed else []
+    spent = dollars if settings.max_dollars is None else min(dollars, settings.max_dollars)
+    if spent > settings.ask_above_dollars:
+        reasons.append(f"{words} ${spent:,.2f} are spent (more than --ask-above-dollars {settings.ask_above_dollars:g})")
+    if reasons:
+        agree(" and ".join(reasons), settings.yes)

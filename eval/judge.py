@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from curate.consent import agree, leaves_machine
+from curate.consent import agree_to_cost
 from curate.engines.base import GenerateRequest, Generation, Prompt
 from curate.engines.openai import CHARS_PER_TOKEN
 from curate.engines.settings import EngineSettings, make_engine
@@ -146,12 +146,7 @@ def ask(missing: Sequence[tuple[dict[str, Any], str]], engine: EngineSettings, a
         f"tokens, at most {written:,} answered{cost}",
         flush=True,
     )
-    reasons = [f"{num_responses:,} responses are sent to {engine.base_url}"] if leaves_machine(engine) and not agreed else []
-    spent = dollars if engine.max_dollars is None else min(dollars, engine.max_dollars)
-    if spent > engine.ask_above_dollars:
-        reasons.append(f"up to ${spent:,.2f} are spent (more than --ask-above-dollars {engine.ask_above_dollars:g})")
-    if reasons:
-        agree(" and ".join(reasons), engine.yes)
+    agree_to_cost(f"{num_responses:,} responses are sent to {engine.base_url}", dollars, engine, "up to", agreed)
 
 
 def prompt(row: dict[str, Any], name: str) -> Prompt:

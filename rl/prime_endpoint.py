@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curate.consent import agree, leaves_machine
+from curate.consent import agree_to_cost
 from curate.engines.base import GenerateRequest, Generation
 from curate.engines.openai import CHARS_PER_TOKEN
 from curate.engines.settings import EngineSettings, make_engine
@@ -224,9 +224,4 @@ def ask(settings: "PrimeSettings", engine: EngineSettings, work: Work) -> None:
     print(
         f"plan of prime: {len(missing):,} traces by {settings.model}: {asked:,.0f} prompt tokens, {written:,.0f} answered{cost}", flush=True
     )
-    reasons = [f"{len(missing):,} plans of tasks are sent to {settings.base_url}"] if leaves_machine(engine) else []
-    spent = dollars if settings.max_dollars is None else min(dollars, settings.max_dollars)
-    if spent > settings.ask_above_dollars:
-        reasons.append(f"about ${spent:,.2f} are spent (more than --ask-above-dollars {settings.ask_above_dollars:g})")
-    if reasons:
-        agree(" and ".join(reasons), settings.yes)
+    agree_to_cost(f"{len(missing):,} plans of tasks are sent to {settings.base_url}", dollars, engine)
